@@ -1,0 +1,85 @@
+"""Embed every image once with a frozen pretrained network; classify the features in seconds.
+
+The public names are imported when they are first used: ``import featbank`` loads neither torch nor
+scikit-learn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featbank.backbones import Column, ModuleBackbone, Preprocess, Recipe, from_module
+    from featbank.bank.bank import Bank
+    from featbank.bank.maintenance import compact, verify
+    from featbank.classifier import Classifier
+    from featbank.data.sources import Source, open_source
+    from featbank.estimator import FeatureExtractor, TransferClassifier
+    from featbank.evaluation.crossval import cross_validate
+    from featbank.evaluation.result import EvaluationResult
+    from featbank.heads.registry import list_heads, make_head
+    from featbank.workflows.extract import extract
+    from featbank.workflows.fit import fit
+    from featbank.workflows.predict import predict
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Bank": "featbank.bank.bank",
+    "Classifier": "featbank.classifier",
+    "Column": "featbank.backbones.recipe",
+    "EvaluationResult": "featbank.evaluation.result",
+    "FeatureExtractor": "featbank.estimator",
+    "ModuleBackbone": "featbank.backbones.module",
+    "Preprocess": "featbank.backbones.recipe",
+    "Recipe": "featbank.backbones.recipe",
+    "Source": "featbank.data.sources",
+    "TransferClassifier": "featbank.estimator",
+    "compact": "featbank.bank.maintenance",
+    "cross_validate": "featbank.evaluation.crossval",
+    "extract": "featbank.workflows.extract",
+    "fit": "featbank.workflows.fit",
+    "from_module": "featbank.backbones.module",
+    "list_heads": "featbank.heads.registry",
+    "make_head": "featbank.heads.registry",
+    "open_source": "featbank.data.sources",
+    "predict": "featbank.workflows.predict",
+    "verify": "featbank.bank.maintenance",
+}
+
+__all__ = [
+    "Bank",
+    "Classifier",
+    "Column",
+    "EvaluationResult",
+    "FeatureExtractor",
+    "ModuleBackbone",
+    "Preprocess",
+    "Recipe",
+    "Source",
+    "TransferClassifier",
+    "compact",
+    "cross_validate",
+    "extract",
+    "fit",
+    "from_module",
+    "list_heads",
+    "make_head",
+    "open_source",
+    "predict",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'featbank' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

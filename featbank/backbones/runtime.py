@@ -1,0 +1,263 @@
+"""The runtime: a network that turns batches of pixels into columns of features."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from featbank.backbones import layers, preprocess, resolution
+from featbank.backbones.pooling import layout_of, pool
+from featbank.backbones.recipe import Column, Preprocess, Recipe
+from featbank.backbones.request import Request
+from featbank.errors import BackboneError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Backbone", "load", "pick_device"]
+
+Features = npt.NDArray[np.floating[Any]]
+
+
+def pick_device(device: str = "auto") -> str:
+    """Return the device to run on.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` (CUDA, else Apple's MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``,
+        ``"mps"``.
+
+    Raises
+    ------
+    BackboneError
+        There is no such device on this machine.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not number.isdigit()):
+        raise BackboneError(f"device is auto, cpu, cuda, cuda:N or mps, not {device!r}.")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}[kind]
+    if int(number or 0) >= count:
+        have = f"{count} {kind} device{'s' if count > 1 else ''}" if count else f"no {kind} device"
+        raise BackboneError(f"device {device} was asked for, and there is {have}; use auto or cpu.")
+    return device
+
+
+def load(request: Request, recipe: Recipe | None = None, *, device: str = "cpu") -> Backbone:
+    """Build a backbone with its weights, ready to run.
+
+    Parameters
+    ----------
+    request : Request
+    recipe : Recipe, optional
+        What `resolve` returned for the request, here or in another process.
+    device : str
+        As `pick_device` takes it.
+
+    Raises
+    ------
+    WeightsMismatch
+        The weights have other bytes than the recipe says.
+    """
+    network, classifier, recipe = resolution.build(request, recipe)
+    return Backbone(
+        network,
+        recipe.preprocess,
+        recipe=recipe,
+        precision=recipe.precision,
+        classifier=classifier,
+        device=pick_device(device),
+    )
+
+
+class Backbone:
+    """A frozen network, its preprocessing, and the layers that it can be asked for.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode; the backbone owns it.
+    preprocess : Preprocess
+    recipe : Recipe or None
+        None where features can't be cached.
+    precision : {"float32", "bfloat16", "float16"}
+    classifier : str or None
+        Path of the final layer, whose input is ``"penultimate"``.
+    device : str
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocess | None,
+        *,
+        recipe: Recipe | None,
+        precision: str = "float32",
+        classifier: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.network = network
+        self.preprocess = preprocess
+        self.recipe = recipe
+        self.precision = precision
+        self._classifier = classifier
+        self._layout = layout_of(network)
+        self._proven: set[frozenset[str]] = set()
+        self.to(device)
+
+    def to(self, device: str) -> Self:
+        """Move the network to a device, and return the backbone."""
+        self.network.to(device)
+        self.device = device
+        return self
+
+    def prepare(self, image: Image.Image) -> npt.NDArray[Any]:
+        """Turn a decoded RGB image into one row of a batch: (H, W, 3), uint8."""
+        if self.preprocess is None:
+            raise BackboneError("this backbone has no preprocessing of its own.")
+        return preprocess.apply(self.preprocess, image)
+
+    def run(
+        self, batch: npt.NDArray[Any] | Tensor, columns: Sequence[Column]
+    ) -> dict[Column, Features]:
+        """Compute features, all columns in one forward pass.
+
+        Parameters
+        ----------
+        batch : ndarray or Tensor of shape (B, H, W, 3), uint8
+            Rows as `prepare` returns them.
+        columns : sequence of Column
+
+        Returns
+        -------
+        dict of Column to ndarray of shape (B, D)
+            In the column's dtype. A row depends on its image alone; float32 values in other
+            batches differ by rounding (relative error about 1e-6). Values that are not finite
+            (NaN weights, overflow in float16) are the caller's to refuse.
+
+        Raises
+        ------
+        UnknownLayer
+            A column's layer is not in the network.
+        BackboneError
+            A layer can't be pooled as asked.
+        """
+        import torch
+
+        if not columns:
+            raise BackboneError("no column was asked for; name at least one layer.")
+        by_layer: dict[str, list[Column]] = defaultdict(list)
+        for column in dict.fromkeys(columns):
+            by_layer[column.layer].append(column)
+        wanted = frozenset(by_layer)
+        with torch.inference_mode(), self._arithmetic():
+            inputs = self._inputs(batch)
+            if len(inputs) == 0:
+                raise BackboneError("the batch holds no image.")
+            pooled = layers.capture(
+                self.network,
+                inputs,
+                {
+                    layer: self._pooler(layer, chosen, tuple(inputs.shape))
+                    for layer, chosen in by_layer.items()
+                },
+                final=self._final(inputs),
+                # The first pass goes to the end, to see that each layer runs once.
+                stop=wanted in self._proven,
+            )
+            self._proven.add(wanted)
+            # One wait for the device, behind all layers.
+            values = {c: tensor.cpu().numpy() for p in pooled.values() for c, tensor in p.items()}
+        return {column: _stored(values[column], column) for column in dict.fromkeys(columns)}
+
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Return the layers that `run` can be asked for, with their shapes for one image.
+
+        ``"penultimate"`` comes first, then paths of ``named_modules()`` in their order.
+        """
+        import torch
+
+        if self.preprocess is None:
+            raise BackboneError(
+                "the size of the input is not known: this backbone's transform is a function."
+            )
+        blank = np.zeros((1, *self.preprocess.crop, 3), np.uint8)
+        with torch.inference_mode(), self._arithmetic():
+            inputs = self._inputs(blank)
+            return layers.shapes(self.network, inputs, final=self._final(inputs))
+
+    def _final(self, inputs: Tensor) -> str | None:
+        return self._classifier
+
+    def _pooler(
+        self, layer: str, columns: list[Column], input_shape: tuple[int, ...]
+    ) -> Callable[[Tensor], dict[Column, Tensor]]:
+        def pool_all(output: Tensor) -> dict[Column, Tensor]:
+            return {
+                c: pool(
+                    output, c.pooling, layer=layer, layout=self._layout, input_shape=input_shape
+                ).clone()  # flatten is a view, which the layers behind may overwrite
+                for c in columns
+            }
+
+        return pool_all
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of the recipe's precision: float32 means float32."""
+        import torch
+
+        kind = self.device.partition(":")[0]
+        if self.precision != "float32":
+            return torch.autocast(kind, dtype=getattr(torch, self.precision))
+        if kind == "cuda":
+            # By default cuDNN rounds the factors of convolutions to TF32's 10 bits.
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return contextlib.nullcontext()
+
+    def _upload(self, batch: npt.NDArray[Any] | Tensor) -> Tensor:
+        import torch
+
+        tensor = (
+            torch.from_numpy(np.require(batch, requirements=["C", "W"]))
+            if isinstance(batch, np.ndarray)
+            else batch
+        )
+        if self.device.startswith("cuda") and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _inputs(self, batch: npt.NDArray[Any] | Tensor) -> Tensor:
+        """Scale and normalise pixels: what travels is uint8."""
+        import torch
+
+        if self.preprocess is None or batch.ndim != 4 or batch.shape[3] != 3:
+            raise BackboneError(
+                f"a batch has the shape (B, H, W, 3), not {tuple(batch.shape)}; stack what "
+                "prepare() returns."
+            )
+        pixels = self._upload(batch)
+        if pixels.dtype != torch.uint8:
+            raise BackboneError(f"a batch holds pixels as uint8, not {pixels.dtype}.")
+        mean, std = (
+            torch.tensor(v, device=pixels.device).view(-1, 1, 1)
+            for v in (self.preprocess.mean, self.preprocess.std)
+        )
+        scaled = pixels.permute(0, 3, 1, 2).float().contiguous().div_(255)
+        return scaled.sub_(mean).div_(std)
+
+
+def _stored(values: npt.NDArray[np.float32], column: Column) -> Features:
+    """Return features in the column's dtype."""
+    with np.errstate(over="ignore"):
+        return values.astype(column.dtype, copy=False)

@@ -1,0 +1,1 @@
+"""Where features live: sealed shards, the bank that finds them, and its maintenance."""

@@ -1,0 +1,87 @@
+"""Rows: where the features of a key lie, for one column over many shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.backbones.recipe import Column
+from featbank.bank.shard import Shard
+from featbank.errors import BankDamaged
+
+__all__ = ["Rows"]
+
+Int = npt.NDArray[np.int64]
+
+
+def as_scalars(keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.bytes_]:
+    """Return (N, 32) keys as (N,) scalars that sort and compare."""
+    return np.ascontiguousarray(keys).view("S32").reshape(len(keys))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of one column, each key once.
+
+    Attributes
+    ----------
+    column : Column
+    shards : sequence of Shard
+        Those that hold the column.
+    keys : ndarray of shape (M,), S32
+        Sorted, unique.
+    shard, row : ndarray of shape (M,), int64
+        Where the key's features lie.
+    """
+
+    column: Column
+    shards: Sequence[Shard]
+    keys: npt.NDArray[np.bytes_]
+    shard: Int
+    row: Int
+
+    @classmethod
+    def of(cls, column: Column, shards: Sequence[Shard]) -> Rows:
+        """Gather the rows of `column`; where shards repeat a key, the first one counts."""
+        shards = [s for s in shards if column in s.columns]
+        if not shards:
+            none = np.empty(0, np.int64)
+            return cls(column, (), np.empty(0, "S32"), none, none)
+        widths = {s.columns[column].shape[1] for s in shards}
+        if len(widths) > 1:
+            raise BankDamaged(f"{column.name} has rows of different lengths: {sorted(widths)}.")
+        keys, first = np.unique(
+            as_scalars(np.concatenate([s.keys for s in shards])), return_index=True
+        )
+        counts = [len(s.keys) for s in shards]
+        shard = np.repeat(np.arange(len(shards)), counts)[first]
+        row = np.concatenate([np.arange(n) for n in counts])[first]
+        return cls(column, shards, keys, shard, row)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, keys: npt.NDArray[np.uint8]) -> Int:
+        """Return for each of (N, 32) keys its position in `keys`, -1 where it is missing."""
+        wanted = as_scalars(keys)
+        if not len(self.keys):
+            return np.full(len(wanted), -1, np.int64)
+        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[at] == wanted, at, -1)
+
+    def read(self, positions: Int) -> npt.NDArray[Any]:
+        """Return the features at `positions` (as `find` gave them), shape (N, D)."""
+        first = self.shards[0].columns[self.column]
+        out = np.empty((len(positions), first.shape[1]), first.dtype)
+        shard, row = self.shard[positions], self.row[positions]
+        order = np.argsort(shard, kind="stable")
+        starts = np.searchsorted(shard[order], np.arange(len(self.shards) + 1))
+        for number, source in enumerate(self.shards):
+            chosen = order[starts[number] : starts[number + 1]]
+            if len(chosen):
+                out[chosen] = source.features(self.column)[row[chosen]]
+        return out

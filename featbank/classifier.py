@@ -1,0 +1,217 @@
+"""The classifier: recipe, columns, classes and a fitted head as one value, and its file.
+
+A classifier file (``.skops``) is the archive of `featbank.heads.archive`: the head, and a JSON text
+of everything else. To raise `FORMAT_VERSION`: write the new form, keep a reader of the old one
+beside it, chosen by ``"format"`` in the JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.backbones.recipe import Column, Recipe, canonical_json
+from featbank.durable import write_file
+from featbank.errors import ClassifierError, FeatbankError
+from featbank.heads.archive import dump_head, load_head
+from featbank.heads.outputs import Outputs, outputs
+
+__all__ = ["FORMAT_VERSION", "Classifier", "Prediction"]
+
+FORMAT_VERSION = 1
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One of the most likely classes of an image; `probability` is None where the head has none."""
+
+    label: str
+    score: float | None
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A fitted head and all that is needed to use it on new images.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    request : dict
+        The words that find the backbone again (model, weights, ...), plain data.
+    columns : tuple of Column
+        The features that the head takes; several are joined side by side, in this order.
+    classes : tuple of str
+        In the order of the head's ``classes_``.
+    head : estimator
+        A fitted scikit-learn classifier.
+    head_name : str
+    provenance : dict
+        Plain data: versions, scores, when it was made.
+    notes : tuple of str
+        What was noticed on loading; not saved.
+
+    Examples
+    --------
+    >>> classifier.save("svm.skops")  # doctest: +SKIP
+    >>> Classifier.load("svm.skops").predict(features)  # doctest: +SKIP
+    """
+
+    recipe: Recipe
+    request: dict[str, Any]
+    columns: tuple[Column, ...]
+    classes: tuple[str, ...]
+    head: Any
+    head_name: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = tuple(str(c) for c in getattr(self.head, "classes_", ()))
+        if known != tuple(self.classes):
+            raise ClassifierError(
+                f"the head was fitted on {len(known)} classes that are not the {len(self.classes)} "
+                "given, in their order; give the classes of its classes_."
+            )
+
+    def predict(self, features: Array) -> list[str]:
+        """Return the class of each row of features of shape (n, d)."""
+        return [self.classes[code] for code in self._outputs(features).codes]
+
+    def predict_proba(self, features: Array) -> Array | None:
+        """Return probabilities of shape (n, K), or None where the head has none."""
+        return self._outputs(features).probability
+
+    def scores(self, features: Array) -> Array | None:
+        """Return scores of shape (n, K), the higher the likelier; see `Outputs`."""
+        return self._outputs(features).scores
+
+    def top(self, features: Array, k: int = 5) -> list[list[Prediction]]:
+        """Return for each row its `k` most likely classes, the predicted one first."""
+        told = self._outputs(features)
+        n = len(told.codes)
+        # A head's own choice leads, even where its scores tie or rank another class first.
+        key = np.zeros((n, len(self.classes))) if told.scores is None else told.scores.copy()
+        key[np.arange(n), told.codes] = np.inf
+        order = np.argsort(-key, axis=1, kind="stable")[:, : max(1, k)]
+        if told.scores is None:  # nothing ranks the others
+            order = order[:, :1]
+        return [
+            [
+                Prediction(
+                    self.classes[code],
+                    None if told.scores is None else float(told.scores[row, code]),
+                    None if told.probability is None else float(told.probability[row, code]),
+                )
+                for code in order[row]
+            ]
+            for row in range(n)
+        ]
+
+    def _outputs(self, features: Array) -> Outputs:
+        wanted = getattr(self.head, "n_features_in_", None)
+        if features.ndim != 2 or (wanted is not None and features.shape[1] != wanted):
+            raise ClassifierError(
+                f"features of shape {features.shape} were given, but head {self.head_name!r} "
+                f"takes (images, {wanted})."
+            )
+        if len(features) == 0:
+            nothing = np.empty((0, len(self.classes)))
+            return Outputs(np.empty(0, dtype=np.intp), nothing, nothing)
+        return outputs(self.head, features)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the classifier to a file, which appears whole or not at all.
+
+        Raises
+        ------
+        ClassifierError
+            The head holds what can't be saved without pickle.
+        """
+        import featbank
+
+        described = {
+            "format": FORMAT_VERSION,
+            "recipe": self.recipe.to_dict(),
+            "request": self.request,
+            "columns": [column.name for column in self.columns],
+            "classes": list(self.classes),
+            "head_name": self.head_name,
+            "provenance": self.provenance,
+            "versions": {"featbank": featbank.__version__, **_versions()},
+        }
+        data = dump_head(canonical_json(described), self.head)
+        write_file(os.fspath(path), data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, trust: Iterable[str] = ()) -> Classifier:
+        """Read a classifier file; nothing in it is run.
+
+        Parameters
+        ----------
+        path : path-like
+        trust : iterable of str
+            Further types that may be constructed, as ``package.module.Class``. Their modules are
+            imported: name only what you know.
+
+        Raises
+        ------
+        UntrustedTypeError
+            The file holds a type that is neither on the fixed list nor in `trust`.
+        ClassifierError
+            The file can't be read, is damaged, is no classifier, or was written by a later
+            featbank.
+        """
+        where = os.fspath(path)
+        try:
+            with open(where, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise ClassifierError(f"{where!r} can't be read: {error.strerror}.") from error
+        text, head, notes = load_head(data, where, trust=tuple(trust))
+        try:
+            described = json.loads(text)
+            if described["format"] > FORMAT_VERSION:
+                raise ClassifierError(
+                    f"{where!r} was written by featbank {described['versions']['featbank']}, in a "
+                    f"later format ({described['format']}) than this one reads ({FORMAT_VERSION}); "
+                    "install that version or a later one."
+                )
+            return cls(
+                recipe=Recipe.from_dict(described["recipe"]),
+                request=described["request"],
+                columns=tuple(Column.parse(name) for name in described["columns"]),
+                classes=tuple(described["classes"]),
+                head=head,
+                head_name=described["head_name"],
+                provenance=described["provenance"],
+                notes=(*_version_notes(described["versions"]), *notes),
+            )
+        except ClassifierError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, FeatbankError) as error:
+            raise ClassifierError(
+                f"{where!r} is no classifier of featbank: its description lacks or garbles {error}."
+            ) from error
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("numpy", "scikit-learn", "skops")}
+
+
+def _version_notes(written: dict[str, str]) -> list[str]:
+    """Say where the head was fitted with another scikit-learn, which may read it differently."""
+    then, now = written["scikit-learn"], _versions()["scikit-learn"]
+    if then == now:
+        return []
+    return [f"fitted with scikit-learn {then}, read with {now}: predictions may differ."]

@@ -1,0 +1,86 @@
+"""The command line: parse, call a workflow, print.
+
+Results go to standard output, everything else to standard error. Exit status: 0 done, 1 an expected
+error (one message, no traceback), 2 usage, 130 or 143 interrupted after sealing what was finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import Any
+
+import click
+
+import featbank
+from featbank.cli.bank import compact, info, verify
+from featbank.cli.demo import demo
+from featbank.cli.extract import extract, status
+from featbank.cli.fit import fit, predict
+from featbank.cli.models import models
+from featbank.errors import FeatbankError
+
+__all__ = ["cli", "main"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; it ends a run as Ctrl-C does, with another exit status."""
+
+
+class FeatbankGroup(click.Group):
+    """Turns expected errors into one message, and interrupts into their exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (FeatbankError, OSError, MemoryError) as error:
+            click.echo(f"Error: {_message(error)}", err=True)
+            raise click.exceptions.Exit(1) from error
+        except KeyboardInterrupt as interrupt:
+            click.echo("Interrupted.", err=True)
+            status = 143 if isinstance(interrupt, Terminated) else 130
+            raise click.exceptions.Exit(status) from interrupt
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, FeatbankError):
+        return str(error)
+    if isinstance(error, OSError):  # a folder that can't be written, a disk that is full
+        return f"{os.fsdecode(error.filename or 'the system')}: {error.strerror or error}."
+    return "memory ran out; try fewer --workers or a smaller --batch-size."
+
+
+@click.group(
+    cls=FeatbankGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(featbank.__version__, prog_name="featbank")
+@click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
+def cli(*, verbose: bool) -> None:
+    """Embed every image once with a frozen pretrained network; classify the features in seconds.
+
+    \b
+      featbank extract --model resnet50 data/     images -> ./bank
+      featbank fit --head svm                     ./bank -> scores and svm.skops
+      featbank predict svm.skops photos/          new images -> classes
+    """  # noqa: D301  (click's mark for lines that stay as they are)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("featbank").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+for command in (extract, status, fit, predict, models, info, verify, compact, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    cli()

@@ -1,0 +1,170 @@
+"""Options that several commands share, and how results are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SOURCE_OPTIONS = (
+    "kind",
+    "root",
+    "classes",
+    "exclude",
+    "class_names",
+    "hidden",
+    "follow_links",
+    "delimiter",
+)
+MODEL_OPTIONS = ("weights", "resize", "crop", "squash", "input_size", "precision", "seed")
+TABLE_COLUMNS = ("path", "label", "split", "group")
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Make one decorator of several, applied so that help lists them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+)
+
+bank_option = click.option(
+    "--bank", default="bank", show_default=True, metavar="PATH", help="The bank of features."
+)
+
+source_options = together(
+    click.option(
+        "--kind",
+        type=click.Choice(["auto", "folder", "split-folders", "flat", "csv"]),
+        default="auto",
+        help="How a source is laid out; by default it is told from what is there.",
+    ),
+    click.option("--root", metavar="DIR", help="What the paths of a table are relative to."),
+    *(
+        click.option(f"--{name}-column", metavar="NAME", help=f"The table's column of the {name}.")
+        for name in TABLE_COLUMNS
+    ),
+    click.option("--delimiter", metavar="CHAR", help="Of the table, if it is an unusual one."),
+    click.option("--classes", metavar="A,B,...", help="Only these classes."),
+    click.option("--exclude", metavar="A,B,...", help="Not these classes."),
+    click.option("--class-names", metavar="FILE.json", help="From folder names to readable ones."),
+    click.option("--hidden", is_flag=True, help="Take hidden files and folders too."),
+    click.option("--follow-links", is_flag=True, help="Walk into symlinked folders."),
+)
+
+model_options = together(
+    click.option(
+        "--model", default="resnet50", show_default=True, metavar="NAME", help="The backbone."
+    ),
+    click.option(
+        "--weights",
+        default="DEFAULT",
+        show_default=True,
+        metavar="WORD|FILE",
+        help="A torchvision enum name, a timm tag, a .safetensors or .pth file, or none (random).",
+    ),
+    click.option(
+        "--layers",
+        metavar="L[:POOL],...",
+        help="Layers by module path, pooled by avg, max, avgmax, gem, cls, flatten or none; "
+        "by default the input of the final classifier.",
+    ),
+    click.option("--resize", type=int, metavar="PX", help="Short side after resizing."),
+    click.option("--crop", type=int, metavar="PX", help="Side of the centre crop."),
+    click.option("--squash", is_flag=True, help="Resize to the crop, whatever the proportions."),
+    click.option("--input-size", type=int, metavar="PX", help="Side of the network's input."),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="What the network computes in.",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of the weights with --weights none."
+    ),
+)
+
+run_options = together(
+    click.option(
+        "--workers", type=int, metavar="N", help="Processes; by default one a core. 0: none."
+    ),
+    click.option("--batch-size", type=int, metavar="N", help="Images in one forward pass."),
+    click.option(
+        "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, mps."
+    ),
+)
+
+
+def words_of(text: str | None) -> list[str] | None:
+    """Split a list of names at its commas."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def source_words(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of sources out of a command's, as `open_source` takes them."""
+    words = {name: options.pop(name) for name in SOURCE_OPTIONS}
+    columns = {name: options.pop(f"{name}_column") for name in TABLE_COLUMNS}
+    words["columns"] = {name: title for name, title in columns.items() if title is not None}
+    words["classes"], words["exclude"] = words_of(words["classes"]), words_of(words["exclude"])
+    return {name: value for name, value in words.items() if value or name == "kind"}
+
+
+def model_words(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the backbone out of a command's."""
+    return {name: options.pop(name) for name in MODEL_OPTIONS}
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON object; names that are no text are escaped."""
+    click.echo(json.dumps(data, allow_nan=False))
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show progress with rate and time left on standard error, if it is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(desc=what, unit=unit, leave=False, file=sys.stderr, smoothing=0.1, mininterval=0.2)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with bar:
+        yield update
+
+
+def shown(path: str) -> str:
+    """Return a path fit for a terminal: control characters and broken text escaped."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def columns_of(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:
+    """Lay rows out in columns; those in `right` are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

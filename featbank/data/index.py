@@ -1,0 +1,229 @@
+"""The index: which images there are, with label, split, group, and what is known of their bytes.
+
+In memory it is columnar: one `Listing` a source, rows sorted by name. Names are bytes
+(`os.fsencode`), for a file system holds names that are no text. Every other column of text is
+`Text`: codes into a short vocabulary, -1 where a row has no value. An `IndexedSource` adds what
+reading the files has taught: their digests, and the ledger of what could not be read.
+Its form on disk is in `featbank.data.indexfile`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Index", "IndexedSource", "Listing", "Text"]
+
+RACY_NANOSECONDS = 2_000_000_000
+"""A file whose times lie this close to the scan may change again without a trace in them."""
+
+Int64 = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.intp] | npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A column of text: ``vocabulary[codes[i]]``, or None where ``codes[i]`` is -1.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (N,), int32
+    vocabulary : tuple of str
+        Sorted, without duplicates.
+    """
+
+    codes: npt.NDArray[np.int32]
+    vocabulary: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[str | None]) -> Text:
+        """Build the column from one value a row."""
+        values = list(values)
+        vocabulary = tuple(sorted({v for v in values if v is not None}))
+        code = {v: i for i, v in enumerate(vocabulary)}
+        codes = np.fromiter(
+            (-1 if v is None else code[v] for v in values), dtype=np.int32, count=len(values)
+        )
+        return cls(codes, vocabulary)
+
+    @classmethod
+    def empty(cls, n: int) -> Text:
+        """Build a column of `n` rows without a value."""
+        return cls(np.full(n, -1, dtype=np.int32), ())
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str | None:
+        code = self.codes[row]
+        return None if code < 0 else self.vocabulary[code]
+
+    def tolist(self) -> list[str | None]:
+        """Return one value a row."""
+        words: list[str | None] = [*self.vocabulary, None]
+        return [words[code] for code in self.codes]
+
+    def take(self, rows: Rows) -> Text:
+        """Return the column with only these rows."""
+        return Text(self.codes[rows], self.vocabulary)
+
+    def replaced(self, values: dict[int, str | None]) -> Text:
+        """Return the column with the values of some rows replaced."""
+        words = self.tolist()
+        for row, value in values.items():
+            words[row] = value
+        return Text.of(words)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one source as they stand on the disk, sorted by name.
+
+    Attributes
+    ----------
+    names : sequence of bytes
+        Paths relative to the source's root, in the file system's encoding, sorted, unique.
+    size, mtime, ctime, inode : ndarray of shape (N,), int64
+        From ``stat``: bytes, nanoseconds, nanoseconds, number.
+    scanned : ndarray of shape (N,), int64
+        Nanoseconds since the epoch when the file's ``stat`` was taken. A time within two seconds
+        of it is not trusted: the file could change again within the clock's tick.
+    label, split, group : Text
+    extra : dict of str to Text
+        Every further column of the source's table.
+    """
+
+    names: Sequence[bytes]
+    size: Int64
+    mtime: Int64
+    ctime: Int64
+    inode: Int64
+    scanned: Int64
+    label: Text
+    split: Text
+    group: Text
+    extra: dict[str, Text] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def stat(self) -> Int64:
+        """Size, mtime, ctime and inode side by side, shape (N, 4): the same, the same file."""
+        return np.stack([self.size, self.mtime, self.ctime, self.inode], axis=1)
+
+    @property
+    def racy(self) -> npt.NDArray[np.bool_]:
+        """Whether a file's times are too close to the scan to be trusted, shape (N,)."""
+        return np.maximum(self.mtime, self.ctime) > self.scanned - RACY_NANOSECONDS
+
+
+@dataclass(frozen=True)
+class IndexedSource:
+    """One source's listing with what reading its files has taught.
+
+    Attributes
+    ----------
+    name : str
+        The source's name in the bank.
+    root : bytes
+        The folder that `listing.names` are relative to.
+    listing : Listing
+    digest : ndarray of shape (N, 32), uint8
+        SHA-256 of the file's bytes.
+    known : ndarray of shape (N,), bool
+        Whether `digest` belongs to the file as `listing` saw it.
+    failure : Text
+        The ledger: why the file could not be read, if it could not.
+    failure_under : Text
+        The decoding policy (or recipe) under which it failed; another one tries again.
+    """
+
+    name: str
+    root: bytes
+    listing: Listing
+    digest: npt.NDArray[np.uint8]
+    known: npt.NDArray[np.bool_]
+    failure: Text
+    failure_under: Text
+
+    @classmethod
+    def new(cls, name: str, root: bytes, listing: Listing) -> IndexedSource:
+        """Build from a listing of which nothing is known yet."""
+        n = len(listing)
+        return cls(
+            name,
+            root,
+            listing,
+            np.zeros((n, 32), np.uint8),
+            np.zeros(n, np.bool_),
+            Text.empty(n),
+            Text.empty(n),
+        )
+
+    def __len__(self) -> int:
+        return len(self.listing)
+
+    def path(self, row: int) -> bytes:
+        """Return the path of a row's file."""
+        return os.path.join(self.root, self.listing.names[row])
+
+    @property
+    def failed(self) -> npt.NDArray[np.bool_]:
+        """Which rows are in the ledger, shape (N,)."""
+        return self.failure.codes >= 0
+
+    def match(self, names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """Return the row of each of `names`, -1 where there is none."""
+        if list(names) == list(self.listing.names):
+            return np.arange(len(names), dtype=np.int64)
+        rows = {name: row for row, name in enumerate(self.listing.names)}
+        return np.fromiter((rows.get(n, -1) for n in names), dtype=np.int64, count=len(names))
+
+    def carried_to(self, root: bytes, listing: Listing) -> IndexedSource:
+        """Return a newer listing of this source with what still holds for it.
+
+        A digest and a ledger entry are carried over where name, size, times and inode are the
+        same and the times were not within two seconds of the scan that the digest belongs to.
+        """
+        fresh = IndexedSource.new(self.name, root, listing)
+        if root != self.root or not len(self) or not len(fresh):
+            return fresh
+        old = self.match(listing.names)
+        rows = np.flatnonzero(old >= 0)
+        same = (self.listing.stat[old[rows]] == listing.stat[rows]).all(axis=1)
+        same &= ~self.listing.racy[old[rows]]
+        rows = rows[same]
+        fresh.digest[rows] = self.digest[old[rows]]
+        fresh.known[rows] = self.known[old[rows]]
+        # The digest was taken when the old scan was; its distance from the times still counts.
+        fresh.listing.scanned[rows] = self.listing.scanned[old[rows]]
+
+        def carried(text: Text) -> Text:
+            codes = np.full(len(listing), -1, np.int32)
+            codes[rows] = text.codes[old[rows]]
+            return Text(codes, text.vocabulary)
+
+        return dataclasses.replace(
+            fresh, failure=carried(self.failure), failure_under=carried(self.failure_under)
+        )
+
+
+@dataclass(frozen=True)
+class Index:
+    """All sources of a bank, by name."""
+
+    sources: dict[str, IndexedSource] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources.values())
+
+    def with_source(self, source: IndexedSource) -> Index:
+        """Return the index with one source added or replaced, sources sorted by name."""
+        sources = {**self.sources, source.name: source}
+        return Index({name: sources[name] for name in sorted(sources)})

@@ -1,0 +1,149 @@
+"""The index file: the form of the index inside a group of an HDF5 file.
+
+One group a source; names as one joined blob with the place where each ends, numbers as int64
+columns, texts as codes and vocabulary. To change the format, raise `INDEX_VERSION`, keep reading
+the old one in `_read_source`, and say so in CHANGELOG.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+
+from featbank import hdf5
+from featbank.data.index import Index, IndexedSource, Int64, Listing, Text
+from featbank.errors import BankDamaged, BankVersionError
+
+__all__ = ["INDEX_VERSION", "fill_index", "read_index"]
+
+INDEX_VERSION = 1
+
+_NUMBERS = {
+    "size": "bytes; -1: no such file",
+    "mtime": "nanoseconds since 1970",
+    "ctime": "nanoseconds since 1970",
+    "inode": "number of the file in its file system",
+    "scanned": "nanoseconds since 1970 when the file was last looked at",
+}
+_TEXTS = {
+    "label": "class of the image",
+    "split": "train, valid, test, or a name of the user's",
+    "group": "images of one group never straddle two folds",
+}
+
+
+def fill_index(group: h5py.Group, index: Index) -> None:
+    """Write the index into an empty group of an HDF5 file."""
+    hdf5.put_attributes(
+        group, version=INDEX_VERSION, description="which images there are; one group a source"
+    )
+    for number, source in enumerate(index.sources.values()):
+        listing = source.listing
+        part = group.create_group(f"{number:04d}")
+        hdf5.put_attributes(part, name=os.fsencode(source.name), root=source.root)
+        _put_strings(part, "name", list(listing.names), "paths relative to root, sorted")
+        for name, description in _NUMBERS.items():
+            hdf5.put(part, name, getattr(listing, name), description=description)
+        hdf5.put(part, "digest", source.digest, description="SHA-256 of the file's bytes")
+        hdf5.put(part, "known", source.known.astype(np.uint8), description="1: digest holds")
+        for name, description in _TEXTS.items():
+            _put_text(part, name, getattr(listing, name), description)
+        _put_text(part, "failure", source.failure, "why the file could not be read")
+        _put_text(part, "failure_under", source.failure_under, "policy under which it failed")
+        extra = part.create_group("extra")
+        for position, (name, text) in enumerate(listing.extra.items()):
+            _put_text(extra, f"{position:04d}", text, "a further column of the table", title=name)
+
+
+def read_index(group: h5py.Group) -> Index:
+    """Read what `fill_index` wrote, from an inspected file.
+
+    Raises
+    ------
+    BankVersionError
+        A later featbank wrote it.
+    BankDamaged
+        Parts are missing or do not fit together.
+    """
+    try:
+        version = hdf5.read_attributes(group)["version"]
+        if version > INDEX_VERSION:
+            raise BankVersionError(
+                f"the index has format {version} and this featbank reads up to {INDEX_VERSION}; "
+                "install a newer featbank."
+            )
+        sources = [_read_source(group[name]) for name in sorted(group)]
+    except (KeyError, TypeError, AttributeError, IndexError, UnicodeDecodeError) as error:
+        raise BankDamaged(f"the index is not as featbank writes it: {error}") from error
+    return Index({source.name: source for source in sources})
+
+
+def _read_source(part: h5py.Group) -> IndexedSource:
+    names = _get_strings(part, "name")
+    n = len(names)
+
+    def number(name: str) -> Int64:
+        array = part[name][:]
+        if array.shape != (n,) or array.dtype != np.int64:
+            raise BankDamaged(f"the index's {name} does not fit its {n} names.")
+        return np.asarray(array)
+
+    extra = {os.fsdecode(part["extra"][k].attrs["title"]): k for k in sorted(part["extra"])}
+    columns: dict[str, Any] = {name: number(name) for name in _NUMBERS}
+    columns |= {name: _get_text(part, name, n) for name in _TEXTS}
+    columns["extra"] = {title: _get_text(part["extra"], key, n) for title, key in extra.items()}
+    listing = Listing(names=names, **columns)
+    digest, known = part["digest"][:], part["known"][:]
+    if digest.shape != (n, 32) or digest.dtype != np.uint8 or known.shape != (n,):
+        raise BankDamaged(f"the index's digests do not fit its {n} names.")
+    return IndexedSource(
+        os.fsdecode(part.attrs["name"]),
+        bytes(part.attrs["root"]),
+        listing,
+        digest,
+        known.astype(np.bool_),
+        _get_text(part, "failure", n),
+        _get_text(part, "failure_under", n),
+    )
+
+
+def _put_strings(group: h5py.Group, name: str, values: list[bytes], description: str) -> None:
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
+    blob = np.frombuffer(b"".join(values), dtype=np.uint8)
+    hdf5.put(group, f"{name}_bytes", blob, description=f"{description}; joined")
+    hdf5.put(group, f"{name}_ends", ends, description=f"{name} i is bytes[ends[i]:ends[i + 1]]")
+
+
+def _get_strings(group: h5py.Group, name: str) -> list[bytes]:
+    blob = group[f"{name}_bytes"][:].tobytes()
+    ends = group[f"{name}_ends"][:]
+    if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != len(blob):
+        raise BankDamaged(f"the index's {name} is cut off.")
+    if (np.diff(ends) < 0).any():
+        raise BankDamaged(f"the index's {name} is out of order.")
+    bounds = ends.tolist()
+    return [blob[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _put_text(group: h5py.Group, name: str, text: Text, description: str, **attrs: Any) -> None:
+    part = group.create_group(name)
+    hdf5.put_attributes(part, description=description)
+    hdf5.put_attributes(part, **{key: os.fsencode(value) for key, value in attrs.items()})
+    hdf5.put(part, "codes", text.codes, description="row of the vocabulary; -1: none")
+    words = [word.encode("utf-8", "surrogateescape") for word in text.vocabulary]
+    _put_strings(part, "vocabulary", words, "the values")
+
+
+def _get_text(group: h5py.Group, name: str, n: int) -> Text:
+    part = group[name]
+    codes = part["codes"][:]
+    words = [w.decode("utf-8", "surrogateescape") for w in _get_strings(part, "vocabulary")]
+    if codes.shape != (n,) or codes.dtype != np.int32:
+        raise BankDamaged(f"the index's {name} does not fit its {n} names.")
+    if n and (codes.min() < -1 or codes.max() >= len(words)):
+        raise BankDamaged(f"the index's {name} points outside its vocabulary.")
+    return Text(codes, tuple(words))

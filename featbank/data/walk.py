@@ -1,0 +1,198 @@
+"""The walk: every image file below a folder, with its ``stat``, streamed and in the end sorted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from featbank.data.index import Listing, Text
+
+__all__ = ["EXTENSIONS", "FileStats", "is_image_name", "shown", "walk"]
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+"""What makes a file an image while walking, whatever the case of its letters."""
+
+_ENDINGS = frozenset(os.fsencode(extension[1:]) for extension in EXTENSIONS)
+
+
+def shown(path: str | bytes) -> str:
+    """Return a path as text that can be printed anywhere; bytes that are no text are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class FileStats:
+    """Five columns of ``stat``, filled a file at a time; see `Listing` for what they mean."""
+
+    size: array[int] = field(default_factory=lambda: array("q"))
+    mtime: array[int] = field(default_factory=lambda: array("q"))
+    ctime: array[int] = field(default_factory=lambda: array("q"))
+    inode: array[int] = field(default_factory=lambda: array("q"))
+    scanned: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, state: os.stat_result | None, scanned: int) -> None:
+        """Append one file's state; None for a file that is not there: size -1, times 0."""
+        if state is None:
+            row = (-1, 0, 0, 0)
+        else:
+            # Some file systems number inodes beyond 2**63: only equality matters.
+            inode = (state.st_ino & 0xFFFF_FFFF_FFFF_FFFF) - (state.st_ino >> 63 << 64)
+            row = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, inode)
+        self.size.append(row[0])
+        self.mtime.append(row[1])
+        self.ctime.append(row[2])
+        self.inode.append(row[3])
+        self.scanned.append(scanned)
+
+    def listing(
+        self,
+        names: list[bytes],
+        *,
+        label: Text,
+        split: Text | None = None,
+        group: Text | None = None,
+        extra: dict[str, Text] | None = None,
+    ) -> Listing:
+        """Return all of it as a `Listing`, sorted by name; the columns come in `names`' order."""
+        order = np.fromiter(
+            sorted(range(len(names)), key=names.__getitem__), dtype=np.intp, count=len(names)
+        )
+        columns = {
+            name: np.frombuffer(getattr(self, name), dtype=np.int64)[order]
+            if len(names)
+            else np.empty(0, dtype=np.int64)
+            for name in ("size", "mtime", "ctime", "inode", "scanned")
+        }
+
+        def ordered(text: Text | None) -> Text:
+            if text is None:
+                return Text.empty(len(names))
+            return Text(text.codes[order], text.vocabulary)
+
+        return Listing(
+            names=[names[i] for i in order],
+            **columns,
+            label=ordered(label),
+            split=ordered(split),
+            group=ordered(group),
+            extra={name: ordered(text) for name, text in (extra or {}).items()},
+        )
+
+
+def is_image_name(name: bytes) -> bool:
+    """Return whether a file's name ends as those of images do."""
+    stem, _, ending = name.rpartition(b".")
+    return bool(stem) and ending.lower() in _ENDINGS
+
+
+def walk(root: bytes, *, hidden: bool = False, follow_links: bool = False) -> Listing:
+    """List the image files below a folder, nested ones too.
+
+    Parameters
+    ----------
+    root : bytes
+    hidden : bool, optional
+        Take files and folders whose name starts with a dot as well.
+    follow_links : bool, optional
+        Descend into symbolic links to folders. Each folder is visited once, so that no loop is
+        possible; where both a link and a true path lead to it, the true path counts. Links to
+        files are always taken.
+
+    Returns
+    -------
+    Listing
+        Names relative to `root`. `label` is the first folder of the name, None for files that lie
+        directly in `root`. A link to nothing has size -1.
+
+    Raises
+    ------
+    OSError
+        Where `root` itself can't be listed. A folder below it that can't be is logged and left out.
+    """
+    names: list[bytes] = []
+    codes: array[int] = array("i")
+    folders: dict[bytes, int] = {b"": -1}
+    stats = FileStats()
+    for folder, entries, scanned in _folders(root, hidden=hidden, follow_links=follow_links):
+        code = folders.setdefault(folder.partition(b"/")[0], len(folders) - 1)
+        prefix = folder + b"/" if folder else b""
+        for entry in entries:
+            try:
+                state: os.stat_result | None = entry.stat()
+            except OSError:  # a link to nothing, or a file that has just gone
+                state = None
+            names.append(prefix + entry.name)
+            codes.append(code)
+            stats.add(state, scanned)
+    return stats.listing(names, label=_label(codes, folders))
+
+
+def _label(codes: array[int], folders: dict[bytes, int]) -> Text:
+    """Return the column of labels, given each folder's code in order of discovery."""
+    found = np.array(codes, dtype=np.int32)
+    used = set(np.unique(found).tolist()) - {-1}
+    vocabulary = sorted((os.fsdecode(name), code) for name, code in folders.items() if code in used)
+    place = np.full(len(folders) + 1, -1, dtype=np.int32)  # its last entry is what -1 finds
+    for rank, (_, code) in enumerate(vocabulary):
+        place[code] = rank
+    return Text(place[found], tuple(name for name, _ in vocabulary))
+
+
+def _folders(
+    root: bytes, *, hidden: bool, follow_links: bool
+) -> Iterator[tuple[bytes, list[os.DirEntry[bytes]], int]]:
+    """Yield each folder's relative name, its image files, and the time before they were listed."""
+    seen: set[tuple[int, int]] = set()
+    stack, links = [b""], list[bytes]()
+    while stack or links:
+        if not stack:  # links come last: a true path to the same folder has had its turn
+            links.sort(reverse=True)
+            stack.append(links.pop())
+        folder = stack.pop()
+        path = os.path.join(root, folder) if folder else root
+        scanned = time.time_ns()
+        try:
+            if follow_links:
+                state = os.stat(path)
+                if (state.st_dev, state.st_ino) in seen:
+                    continue
+                seen.add((state.st_dev, state.st_ino))
+            with os.scandir(path) as listed:
+                entries = list(listed)
+        except OSError as error:
+            if not folder:
+                raise
+            logger.warning("%s is left out: %s.", shown(path), error.strerror or error)
+            continue
+        files = []
+        for entry in entries:
+            name = entry.name
+            if name[:1] == b"." and not hidden:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(folder + b"/" + name if folder else name)
+            elif _is_linked_folder(entry):
+                if follow_links:
+                    links.append(folder + b"/" + name if folder else name)
+            elif is_image_name(name):
+                files.append(entry)
+        if files:
+            yield folder, files, scanned
+
+
+def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False

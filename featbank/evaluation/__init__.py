@@ -1,0 +1,16 @@
+"""Evaluation: how good a head is on features, honestly. Takes arrays, knows no files."""
+
+from featbank.evaluation.crossval import FinalFit, cross_validate, fit_final
+from featbank.evaluation.metrics import Estimate
+from featbank.evaluation.result import EvaluationResult, HeadResult, PerClass, Predictions
+
+__all__ = [
+    "Estimate",
+    "EvaluationResult",
+    "FinalFit",
+    "HeadResult",
+    "PerClass",
+    "Predictions",
+    "cross_validate",
+    "fit_final",
+]

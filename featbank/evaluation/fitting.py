@@ -1,0 +1,214 @@
+"""Fitting of one head on one training part: choose, calibrate, fit, and say what went wrong."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.errors import EvaluationError, HeadError, nearest
+from featbank.evaluation.plan import Fold
+from featbank.heads.registry import full_name, grid, head_name, make_head
+
+__all__ = ["Candidate", "Fitted", "candidates", "fit"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head as it enters an evaluation.
+
+    Attributes
+    ----------
+    name : str
+        Unique among the heads of a call.
+    estimator : estimator
+        Unfitted, seeded.
+    head : str or estimator
+        As given; what the grid is looked up by.
+    tune : bool
+    fixed : frozenset of str
+        Full names of parameters that the caller set, and that are not chosen.
+    calibrate : bool
+    scoring : str
+        scikit-learn's name of what is maximised when choosing.
+    """
+
+    name: str
+    estimator: Any
+    head: Any
+    tune: bool
+    fixed: frozenset[str]
+    calibrate: bool
+    scoring: str
+
+    def grid(self, n_samples: int | None = None) -> dict[str, list[Any]]:
+        """Return the values to choose from; empty where nothing is chosen."""
+        if not self.tune:
+            return {}
+        found = grid(self.head, n_samples=n_samples)
+        return {key: values for key, values in found.items() if key not in self.fixed}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head fitted on one training part.
+
+    Attributes
+    ----------
+    estimator : estimator
+    best_params : dict
+        What was chosen; empty where nothing was.
+    seconds : float
+    notes : tuple of str
+    """
+
+    estimator: Any
+    best_params: dict[str, Any]
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def candidates(
+    heads: Any,
+    *,
+    params: Mapping[str, Any] | None,
+    tune: bool,
+    class_weight: Any,
+    calibrate: bool,
+    scoring: str,
+    seed: int,
+) -> list[Candidate]:
+    """Build one candidate for each head; `heads` is one or a list of names or estimators."""
+    from sklearn.metrics import get_scorer_names
+
+    if scoring not in get_scorer_names():
+        raise EvaluationError(
+            f"scoring {scoring!r} is unknown: {nearest(scoring, get_scorer_names())}"
+        )
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise EvaluationError(f"random_state is a whole number from 0 up, not {seed!r}.")
+    several = list(heads) if isinstance(heads, Sequence) and not isinstance(heads, str) else [heads]
+    if not several:
+        raise EvaluationError("there is no head to be scored; name at least one.")
+    if params and len(several) > 1:
+        raise EvaluationError(
+            "params belong to one head, and several were given; build each with "
+            "make_head(name, ...) and pass the estimators."
+        )
+    chosen = dict(params or {})
+    if class_weight is not None:
+        chosen["class_weight"] = class_weight
+    names = [head_name(head) for head in several]
+    found, used = [], Counter[str]()
+    for name, head in zip(names, several, strict=True):
+        used[name] += 1
+        estimator = make_head(head, random_state=seed, **chosen)
+        found.append(
+            Candidate(
+                name=name if used[name] == 1 else f"{name} ({used[name]})",
+                estimator=estimator,
+                head=head,
+                tune=tune,
+                fixed=frozenset(full_name(estimator, key) for key in chosen),
+                calibrate=calibrate,
+                scoring=scoring,
+            )
+        )
+    return found
+
+
+def fit(candidate: Candidate, X: Array, y: Array, inner: tuple[Fold, ...]) -> Fitted:
+    """Fit on these rows and nothing else.
+
+    Hyper-parameters are chosen on the `inner` folds, the first of equal ones (the grids go from
+    strong to weak regularisation); then the head is fitted on all rows, with its probabilities
+    calibrated by Platt's method on predictions out of the inner folds where that was asked for.
+
+    Raises
+    ------
+    HeadError
+        The head refuses the data.
+    """
+    from sklearn.base import clone
+
+    start = time.perf_counter()
+    estimator = clone(candidate.estimator)
+    best: dict[str, Any] = {}
+    notes = []
+    least = min((len(rows) for rows, _ in inner), default=len(y))
+    values = candidate.grid(n_samples=least)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            if values and inner:
+                best = _chosen(estimator, values, X, y, inner, candidate.scoring)
+                estimator.set_params(**best)
+            elif values:
+                notes.append("a class is too small to choose parameters on; defaults were used.")
+            if candidate.calibrate:
+                estimator = _calibrated(estimator, inner, len(y))
+            estimator.fit(X, y)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, HeadError):
+                raise
+            reason = str(error).strip().splitlines()[-1]
+            raise HeadError(
+                f"head {candidate.name!r} could not be fitted on {len(y)} images: {reason}"
+            ) from error
+    notes += _digest(caught)
+    return Fitted(estimator, best, time.perf_counter() - start, tuple(notes))
+
+
+def _chosen(
+    estimator: Any,
+    values: dict[str, list[Any]],
+    X: Array,
+    y: Array,
+    inner: tuple[Fold, ...],
+    scoring: str,
+) -> dict[str, Any]:
+    from sklearn.model_selection import GridSearchCV
+
+    search = GridSearchCV(
+        estimator, values, scoring=scoring, cv=inner, refit=False, error_score="raise"
+    ).fit(X, y)
+    best: dict[str, Any] = search.best_params_
+    return best
+
+
+def _calibrated(estimator: Any, inner: tuple[Fold, ...], n: int) -> Any:
+    from sklearn.calibration import CalibratedClassifierCV
+
+    if not inner:
+        raise HeadError("a class has too few images to calibrate probabilities on; leave it out.")
+    scored = np.concatenate([rows for _, rows in inner])
+    if len(inner) < 2 or len(np.unique(scored)) < n:
+        # Choosing on one validation part leaves no out-of-fold prediction of every row.
+        return CalibratedClassifierCV(estimator, cv=3, ensemble=False)
+    return CalibratedClassifierCV(estimator, cv=list(inner), ensemble=False)
+
+
+def _digest(caught: list[warnings.WarningMessage]) -> list[str]:
+    """Turn Python warnings into one line for each kind."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    stopped = sum(issubclass(w.category, ConvergenceWarning) for w in caught)
+    notes = []
+    if stopped:
+        notes.append(f"{stopped} fits stopped at their limit of iterations before converging.")
+    others = (
+        str(w.message).strip().splitlines()[0]
+        for w in caught
+        if not issubclass(w.category, ConvergenceWarning)
+    )
+    # NearestCentroid says so of every feature that is constant within classes, and copes.
+    told = (line for line in others if "within_class_std_dev_" not in line)
+    return notes + list(dict.fromkeys(told))

@@ -1,0 +1,186 @@
+"""Inputs: features, labels and what binds rows together, checked once and brought to codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.errors import EvaluationError
+from featbank.evaluation.folds import Int, codes_of, units_of
+
+__all__ = ["Inputs", "checked"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The labelled rows, ready for planning and fitting.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, d), float32 or float64
+    y : ndarray of shape (n,)
+        Labels as given, text or whole numbers.
+    codes : ndarray of shape (n,), intp
+        Positions of the labels in `classes`.
+    classes : ndarray of shape (K,)
+        Sorted.
+    rows : ndarray of shape (n,), intp
+        Positions of these rows in what was given (unlabelled rows are left out).
+    units : ndarray of shape (n,), intp
+        Rows of equal unit stay together.
+    digests : ndarray of shape (n,), intp, or None
+        Codes of the images' bytes, -1 where unknown.
+    splits : list of (str or None), or None
+    duplicates : int
+        Rows whose bytes another row before them has.
+    groups : int or None
+        How many groups there are; None where none were given.
+    notes : tuple of str
+    """
+
+    X: Array
+    y: Array
+    codes: Int
+    classes: Array
+    rows: Int
+    units: Int
+    digests: Int | None
+    splits: list[str | None] | None
+    duplicates: int
+    groups: int | None
+    notes: tuple[str, ...]
+
+
+def checked(
+    X: Any,
+    y: Any,
+    *,
+    groups: Any = None,
+    digests: Any = None,
+    splits: Any = None,
+) -> Inputs:
+    """Check what a caller gave and leave out rows without a label.
+
+    Raises
+    ------
+    EvaluationError
+        Lengths that differ, features that aren't finite or all constant, float labels, one class.
+    """
+    features = _features(X)
+    if isinstance(y, str) or not np.iterable(y) or getattr(y, "ndim", 1) != 1:
+        raise EvaluationError(f"labels are a sequence of one class a row, not {type(y).__name__}.")
+    labels = list(y)
+    given = {"labels": labels, "groups": groups, "digests": digests, "splits": splits}
+    for name, values in given.items():
+        if values is not None and len(values) != len(features):
+            raise EvaluationError(
+                f"there are {len(features)} rows of features and {len(values)} {name}; "
+                "give one for each row."
+            )
+    known = np.array([not _missing(label) for label in labels], dtype=bool)
+    rows = np.flatnonzero(known)
+    if not len(rows):
+        raise EvaluationError("no row has a label; scores need labelled images.")
+    y_known = _labels([labels[i] for i in rows])
+    classes, codes = np.unique(y_known, return_inverse=True)
+    if len(classes) < 2:
+        raise EvaluationError(
+            f"all {len(rows)} labelled images are of one class, {str(classes[0])!r}; a classifier "
+            "needs at least two."
+        )
+    if len(rows) < len(features):
+        features = features[rows]
+    notes = _feature_notes(features, rows)
+    if len(rows) < len(labels):
+        notes.append(f"{len(labels) - len(rows)} rows without a label were left out.")
+    group_codes = None if groups is None else codes_of(groups)[rows]
+    digest_codes = None if digests is None else codes_of(digests)[rows]
+    duplicates = 0
+    if digest_codes is not None:
+        seen = digest_codes[digest_codes >= 0]
+        duplicates = len(seen) - len(np.unique(seen))
+        notes += _contradictions(digest_codes, codes)
+    return Inputs(
+        X=features,
+        y=y_known,
+        codes=codes,
+        classes=classes,
+        rows=rows,
+        units=units_of(len(rows), group_codes, digest_codes),
+        digests=digest_codes,
+        splits=None if splits is None else [_split(splits[i]) for i in rows],
+        duplicates=duplicates,
+        groups=None if group_codes is None else len(np.unique(group_codes[group_codes >= 0])),
+        notes=tuple(notes),
+    )
+
+
+def _missing(label: Any) -> bool:
+    return label is None or (isinstance(label, float | np.floating) and bool(np.isnan(label)))
+
+
+def _split(value: Any) -> str | None:
+    return None if _missing(value) or value == "" else str(value)
+
+
+def _features(X: Any) -> Array:
+    try:
+        features = np.asarray(X)
+    except ValueError as error:
+        raise EvaluationError("the rows of the features differ in length.") from error
+    if features.ndim != 2 or features.dtype.kind not in "fiub":
+        raise EvaluationError(
+            f"features are a numeric array of shape (rows, columns), not {features.dtype} of shape "
+            f"{features.shape}."
+        )
+    if 0 in features.shape:
+        raise EvaluationError(f"features of shape {features.shape} are empty.")
+    if features.dtype not in (np.float32, np.float64):
+        features = features.astype(np.float32 if features.dtype == np.float16 else np.float64)
+    return features
+
+
+def _labels(labels: Sequence[Any]) -> Array:
+    if all(isinstance(label, str) for label in labels):
+        return np.array(labels, dtype=str)
+    if all(isinstance(label, int | np.integer | np.bool_) for label in labels):
+        return np.array(labels)
+    if all(isinstance(label, float | int | np.floating | np.integer) for label in labels):
+        raise EvaluationError(
+            "labels are numbers with fractions, but classes are text or whole numbers; turn them "
+            'into classes first, for example y = ["high" if v > 0.5 else "low" for v in y].'
+        )
+    kinds = sorted({type(label).__name__ for label in labels})
+    raise EvaluationError(f"labels are all text or all whole numbers, not {', '.join(kinds)}.")
+
+
+def _feature_notes(features: Array, rows: Int) -> list[str]:
+    low, high = features.min(axis=0), features.max(axis=0)  # NaN and infinities show in these
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        raise EvaluationError(
+            f"{len(bad)} of {len(features)} rows of features hold NaN or infinity, the first is "
+            f"row {rows[bad[0]]}; leave these rows out or compute them anew."
+        )
+    constant = int((low == high).sum())
+    if constant == features.shape[1]:
+        raise EvaluationError(
+            f"all {constant} features are constant, so that no head can tell classes apart; check "
+            "the backbone and its weights."
+        )
+    if constant:
+        return [f"{constant} of {features.shape[1]} features are constant and tell nothing."]
+    return []
+
+
+def _contradictions(digests: Int, codes: Int) -> list[str]:
+    known = digests >= 0
+    pairs = np.unique(np.column_stack([digests[known], codes[known]]), axis=0)
+    twice = int((np.bincount(pairs[:, 0]) > 1).sum()) if len(pairs) else 0
+    return [f"{twice} images stand under more than one class with equal bytes."] if twice else []

@@ -1,0 +1,190 @@
+"""Metrics of predictions, and their confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.evaluation.folds import Int
+
+__all__ = ["METRICS", "TOP", "Estimate", "Meter", "bootstrap", "corrected_t"]
+
+Array = npt.NDArray[Any]
+
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+    "roc_auc": "ROC AUC",
+    "top5_accuracy": "top-5",
+}
+"""Names of the metrics and their titles in a table."""
+
+TOP = 5
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % confidence interval.
+
+    Attributes
+    ----------
+    mean : float
+    low, high : float
+        Both NaN where there is too little to tell (a single image to be scored on).
+    values : tuple of float
+        One value a fold, in the order of the folds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"mean", "ci95", "values"}`` for JSON, NaN as None."""
+        low, high = (None if np.isnan(v) else v for v in (self.low, self.high))
+        return {"mean": self.mean, "ci95": [low, high], "values": list(self.values)}
+
+
+class Meter:
+    """Computes every metric of one set of predictions, for any weighting of its rows.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n,), int
+        Class codes.
+    scores, probability : ndarray of shape (n, K), or None
+        See `featbank.heads.outputs.Outputs`.
+    n_classes : int
+        K.
+    """
+
+    def __init__(
+        self,
+        y: Int,
+        predicted: Int,
+        scores: Array | None,
+        probability: Array | None,
+        n_classes: int,
+    ) -> None:
+        self.y = y
+        self.predicted = predicted
+        self.n_classes = n_classes
+        self._losses: Array | None = None
+        if probability is not None:
+            own = probability[np.arange(len(y)), y] / probability.sum(axis=1)
+            self._losses = -np.log(np.clip(own, np.finfo(np.float64).eps, 1.0))
+        self._hits: Array | None = None
+        self._ranked: list[tuple[int, Array, Array]] = []
+        if scores is not None:
+            columns = [1] if n_classes == 2 else range(n_classes)
+            self._ranked = [(c, *_ranked(scores[:, c])) for c in columns]
+            if n_classes > 2 * TOP:
+                # Ties count against: scores that are all alike name nobody's top five.
+                own = scores[np.arange(len(y)), y][:, None]
+                self._hits = (scores >= own).sum(axis=1) <= TOP
+
+    def __call__(self, weights: Array | None = None) -> dict[str, float]:
+        """Return the metrics that are defined, by name.
+
+        Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over
+        those that occur or were predicted; log loss needs probabilities and is clipped at the
+        machine's epsilon; ROC AUC needs scores and, with more than two classes, is the mean of
+        each class that occurs against the rest; top-5 needs scores and more than ten classes.
+        """
+        w = np.ones(len(self.y)) if weights is None else weights
+        total = w.sum()
+        k = self.n_classes
+        hit = np.bincount(self.y, w * (self.y == self.predicted), minlength=k)
+        support = np.bincount(self.y, w, minlength=k)
+        called = np.bincount(self.predicted, w, minlength=k)
+        occurs, counts = support > 0, support + called > 0
+        found = {
+            "accuracy": hit.sum() / total,
+            "balanced_accuracy": (hit[occurs] / support[occurs]).mean(),
+            "macro_f1": (2 * hit[counts] / (support + called)[counts]).mean(),
+        }
+        if self._losses is not None:
+            found["log_loss"] = w @ self._losses / total
+        areas = [_area(w[order], (self.y == c)[order], starts) for c, order, starts in self._ranked]
+        areas = [area for area in areas if not np.isnan(area)]
+        if areas:
+            found["roc_auc"] = float(np.mean(areas))
+        if self._hits is not None:
+            found["top5_accuracy"] = w @ self._hits / total
+        return {name: float(value) for name, value in found.items()}
+
+
+def corrected_t(values: Sequence[float], ratio: float) -> tuple[float, float]:
+    """Return the 95 % interval of the mean over folds or repeats.
+
+    Training sets of different folds overlap, so that their scores vary less than independent ones
+    would. Nadeau and Bengio correct the variance of the mean of J values to
+    ``(1 / J + n_test / n_train) * var(values)``; the interval is Student's t with J - 1 degrees of
+    freedom. Values that are all alike give an interval of no width.
+
+    Parameters
+    ----------
+    values : sequence of float
+        At least two.
+    ratio : float
+        Rows scored on over rows learned from, in each fold.
+
+    References
+    ----------
+    C. Nadeau and Y. Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    error = np.sqrt((1 / n + ratio) * np.var(values, ddof=1))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(error)
+    mean = float(np.mean(values))
+    return mean - half, mean + half
+
+
+def bootstrap(meter: Meter, units: Int, *, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the 95 % percentile interval of each metric over images drawn with replacement.
+
+    Rows of one unit are drawn together: they are one observation. 1,000 resamples.
+
+    References
+    ----------
+    B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+    """
+    unit = np.unique(units, return_inverse=True)[1]
+    n = int(unit.max()) + 1
+    if n < 2:
+        return {}
+    random = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {}
+    for _ in range(RESAMPLES):
+        times = np.bincount(random.integers(n, size=n), minlength=n)
+        for name, value in meter(times[unit].astype(np.float64)).items():
+            drawn.setdefault(name, []).append(value)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    ends = {name: np.percentile(values, [tail, 100 - tail]) for name, values in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def _ranked(scores: Array) -> tuple[Array, Array]:
+    """Return the ascending order of scores, and where each run of equal ones starts."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) != 0)
+    return order, starts
+
+
+def _area(weights: Array, positive: Array, starts: Array) -> float:
+    """Return the area under the ROC curve of rows in ascending order of score, ties halved."""
+    p = np.add.reduceat(weights * positive, starts)
+    q = np.add.reduceat(weights * ~positive, starts)
+    pairs = p.sum() * q.sum()
+    return float(p @ (np.cumsum(q) - q / 2) / pairs) if pairs > 0 else float("nan")

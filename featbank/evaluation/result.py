@@ -1,0 +1,196 @@
+"""The result of an evaluation: scores with intervals, and all that they were computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.evaluation.metrics import Estimate
+
+__all__ = ["EvaluationResult", "HeadResult", "PerClass", "Predictions"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for rows that their fit had not seen; with repeats, a row occurs in each.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (m,), intp
+        Positions in the features that were given.
+    fold : ndarray of shape (m,), intp
+        Which fit predicted.
+    y_true, y_pred : ndarray of shape (m,), intp
+        Positions in the result's `classes`.
+    scores, probability : ndarray of shape (m, K), or None
+    """
+
+    rows: Array
+    fold: Array
+    y_true: Array
+    y_pred: Array
+    scores: Array | None
+    probability: Array | None
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Figures of each class, arrays of shape (K,); NaN where one is not defined."""
+
+    precision: Array
+    recall: Array
+    f1: Array
+    support: Array
+
+    @classmethod
+    def of(cls, confusion: Array) -> PerClass:
+        """Compute them from a confusion matrix, rows the true classes."""
+        hit = np.diag(confusion).astype(np.float64)
+        called, support = confusion.sum(axis=0), confusion.sum(axis=1)
+        return cls(
+            precision=_ratio(hit, called),
+            recall=_ratio(hit, support),
+            f1=_ratio(2 * hit, called + support),
+            support=support,
+        )
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """How one head did.
+
+    Attributes
+    ----------
+    head : str
+    metrics : dict of str to Estimate
+        accuracy, balanced_accuracy, macro_f1, and log_loss, roc_auc, top5_accuracy where defined.
+    best_params : dict
+        What was chosen: by most folds, until a final fit's choice stands in its place.
+    fold_params : tuple of dict
+        What each fold chose.
+    confusion : ndarray of shape (K, K), int64
+        Rows are true classes, columns predicted ones, of all predictions together.
+    predictions : Predictions
+    seconds : float
+        Time of fitting, choosing and predicting, summed over folds.
+    without_duplicates : dict of str to Estimate, or None
+        With given splits: the metrics of a fit without the images whose bytes are scored on.
+    notes : tuple of str
+    classifier : str or None
+        Path of the file, once one is written.
+    """
+
+    head: str
+    metrics: dict[str, Estimate]
+    best_params: dict[str, Any]
+    fold_params: tuple[dict[str, Any], ...] = field(repr=False)
+    confusion: Array = field(repr=False)
+    predictions: Predictions = field(repr=False)
+    seconds: float
+    without_duplicates: dict[str, Estimate] | None = None
+    notes: tuple[str, ...] = ()
+    classifier: str | None = None
+
+    @property
+    def per_class(self) -> PerClass:
+        """Precision, recall, F1 and support of each class."""
+        return PerClass.of(self.confusion)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        per_class = self.per_class
+        clean = self.without_duplicates
+        return {
+            "head": self.head,
+            **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
+            "best_params": {key: _plain(value) for key, value in self.best_params.items()},
+            "seconds": self.seconds,
+            "classifier": self.classifier,
+            "per_class": {
+                name: [_plain(v) for v in getattr(per_class, name)]
+                for name in ("precision", "recall", "f1", "support")
+            },
+            "confusion": self.confusion.tolist(),
+            "without_duplicates": clean and {name: e.to_dict() for name, e in clean.items()},
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """How several heads did on the same folds.
+
+    Attributes
+    ----------
+    heads : tuple of HeadResult
+    protocol : str
+        What was done, in a few words.
+    folds : int
+        Fits that were scored, a head: folds times repeats, or 1 for a given split.
+    images : int
+        Labelled rows that took part.
+    classes : tuple of str
+    duplicates : int
+        Images whose bytes another image before them has.
+    groups : int or None
+        How many groups were kept together; None where none were given.
+    notes : tuple of str
+        What a reader of the scores should know.
+    """
+
+    heads: tuple[HeadResult, ...]
+    protocol: str
+    folds: int
+    images: int
+    classes: tuple[str, ...]
+    duplicates: int = 0
+    groups: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, head: str) -> HeadResult:
+        """Return the result of the head of this name."""
+        for found in self.heads:
+            if found.head == head:
+                return found
+        raise KeyError(f"{head!r} is none of {', '.join(h.head for h in self.heads)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, as ``featbank fit --json`` prints it."""
+        return {
+            "heads": [head.to_dict() for head in self.heads],
+            "protocol": self.protocol,
+            "folds": self.folds,
+            "images": self.images,
+            "classes": list(self.classes),
+            "duplicates": self.duplicates,
+            "groups": self.groups,
+            "notes": list(self.notes),
+        }
+
+    def table(self, *, details: bool = False) -> str:
+        """Return the scores as plain text; with `details` also by class, and the confusions."""
+        from featbank.evaluation.table import render
+
+        return render(self, details=details)
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    nothing = np.full(len(part), np.nan)
+    return np.divide(part, whole, out=nothing, where=whole > 0)
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of JSON: NumPy's become Python's, NaN None, all else text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

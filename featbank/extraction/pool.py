@@ -1,0 +1,207 @@
+"""The pool: worker processes under a watchdog.
+
+A worker says which image it begins with. One that spends too long on an image, takes too much
+memory for it or dies over it is ended and replaced, and the image is named as the cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any
+
+from featbank.errors import ExtractionError
+from featbank.extraction.messages import Began, Crashed, Stop, Task, WorkerSpec
+
+__all__ = ["Died", "Pool", "Watch", "Worker"]
+
+_TICK = 0.1  # seconds between two looks of the watchdog
+_MAX_LOSSES = 3  # deaths in a row that no image explains
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What one image may cost before its worker is ended.
+
+    Attributes
+    ----------
+    seconds : float
+        From the beginning of its reading, and again of its decoding.
+    bytes : int
+        Memory beyond what the worker held before it. Watched on Linux only.
+    """
+
+    seconds: float = 60.0
+    bytes: int = 4 << 30
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker is gone; `item` is the image that it was busy with, None if it was none."""
+
+    item: int | None
+    reason: str
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process of the pool, as its parent sees it."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    busy: bool = False
+    item: int | None = None
+    since: float = 0.0
+    resident: int = 0
+    stopping: bool = False
+    gone: bool = False
+    task: Task | None = None
+    held: set[int] = field(default_factory=set)
+
+
+class Pool:
+    """Keeps `size` workers alive.
+
+    Parameters
+    ----------
+    spec : WorkerSpec
+    size : int
+    watch : Watch
+    """
+
+    def __init__(self, spec: WorkerSpec, size: int, watch: Watch) -> None:
+        self._spec = spec
+        self._size = size
+        self._watch = watch
+        self._losses = 0
+        self.workers: list[Worker] = []
+
+    def fill(self, size: int | None = None) -> None:
+        """Start workers until there are `size`, at most the pool's."""
+        size = self._size if size is None else min(size, self._size)
+        while len(self.workers) < size:
+            self.workers.append(self._start())
+
+    def _start(self) -> Worker:
+        ours, theirs = Pipe()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        # The worker must import the same featbank, and unpickle what the caller can import.
+        environment["PYTHONPATH"] = os.pathsep.join([p or os.getcwd() for p in sys.path])
+        process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            [sys.executable, "-m", "featbank.extraction.worker", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+        theirs.close()
+        worker = Worker(process, ours)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            ours.send(self._spec)
+        return worker
+
+    def give(self, worker: Worker, task: Task) -> None:
+        """Give a free worker a task."""
+        worker.busy, worker.task = True, task
+        worker.held.update(task.items)
+        self.send(worker, task)
+
+    def send(self, worker: Worker, message: Any) -> None:
+        """Send a worker a message; one that is gone shows in the next `events`."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(message)
+
+    def stop(self, worker: Worker) -> None:
+        """Tell a worker to seal what it has and end."""
+        if not worker.stopping:
+            worker.stopping = True
+            self.send(worker, Stop())
+
+    def events(self, timeout: float = _TICK) -> Iterator[tuple[Worker, Any]]:
+        """Yield what workers report, after at most `timeout` seconds; `Died` for the dead."""
+        ready = wait([w.connection for w in self.workers], min(timeout, _TICK))
+        for worker in [w for w in self.workers if w.connection in ready]:
+            while True:
+                try:
+                    message = worker.connection.recv()
+                except (EOFError, ConnectionResetError, OSError):
+                    yield worker, self._bury(worker, None)
+                    break
+                worker.item = None
+                if isinstance(message, Began):
+                    worker.item, worker.since = message.item, time.monotonic()
+                elif isinstance(message, Stop):
+                    self._remove(worker)
+                    yield worker, message
+                    break
+                elif isinstance(message, Crashed):
+                    raise message.error
+                else:
+                    self._losses = 0
+                    yield worker, message
+                if not worker.connection.poll():
+                    break
+        yield from self._watch_over()
+
+    def _watch_over(self) -> Iterator[tuple[Worker, Any]]:
+        now = time.monotonic()
+        for worker in list(self.workers):
+            resident = _resident_bytes(worker.process.pid)
+            if worker.item is None:
+                worker.resident = max(worker.resident, resident)
+                continue
+            if worker.connection.poll():
+                continue  # it got on meanwhile; look at what it says first
+            if now - worker.since > self._watch.seconds:
+                reason = f"it took longer than {self._watch.seconds:g} seconds."
+            elif worker.resident and resident - worker.resident > self._watch.bytes:
+                reason = f"it took more than {self._watch.bytes >> 20} MiB of memory."
+            else:
+                continue
+            worker.process.kill()
+            yield worker, self._bury(worker, reason)
+
+    def _bury(self, worker: Worker, reason: str | None) -> Died:
+        self._remove(worker)
+        status = worker.process.wait()
+        if reason is None:
+            number = -status
+            known = number in set(signal.Signals)
+            cause = f"signal {signal.Signals(number).name}" if known else f"exit status {status}"
+            reason = f"reading it ended the worker process ({cause})."
+        if worker.item is None and not worker.stopping:
+            self._losses += 1
+            if self._losses >= _MAX_LOSSES:
+                raise ExtractionError(
+                    f"{self._losses} worker processes in a row ended without a result "
+                    f"(exit status {status}); if memory is short, try --workers 1 or a smaller "
+                    "--batch-size."
+                )
+        return Died(worker.item, reason)
+
+    def _remove(self, worker: Worker) -> None:
+        worker.gone = True
+        worker.connection.close()
+        self.workers.remove(worker)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for worker in list(self.workers):
+            worker.process.kill()
+            self._remove(worker)
+            worker.process.wait()
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return a process's resident memory; 0 where there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

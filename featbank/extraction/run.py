@@ -1,0 +1,367 @@
+"""The run: images in, sealed features out, whatever dies on the way.
+
+Two ways of sharing the work, after measurement. On a CPU, and with many images, each worker
+process decodes its own batches and runs its own single-threaded network. On a GPU, with few
+images, or with a network that can't travel, workers decode and this process runs the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from featbank.backbones.recipe import Column, Preprocess
+from featbank.data.decode import DecodeLimits, DecodePolicy, decode
+from featbank.errors import ExtractionError, ImageError
+from featbank.extraction.claims import PENDING, Claims
+from featbank.extraction.messages import (
+    Decoded,
+    Done,
+    Event,
+    Failed,
+    Loader,
+    Network,
+    Sealed,
+    Stop,
+    Task,
+    TaskSpec,
+    WorkerSpec,
+)
+from featbank.extraction.pool import Died, Pool, Watch, Worker
+from featbank.extraction.sealing import BankStore, Sealer, Store
+from featbank.extraction.task import NOT_FINITE, BatchOutcome, TaskRunner, embed_batch
+
+__all__ = ["Settings", "available_cores", "run"]
+
+log = logging.getLogger(__name__)
+
+FEW = 256
+"""Up to so many images, starting a network in every worker costs more than it brings."""
+
+_GRACE_SECONDS = 30.0  # for workers to seal what they have after an interrupt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes about its work; no feature depends on it beyond the stated tolerance.
+
+    Attributes
+    ----------
+    workers : int or None
+        Processes; None: one a core. 0: everything in this process, with no watchdog.
+    device : str
+        Where the network runs: cpu, cuda, cuda:1, mps.
+    batch_size : int or None
+        Images that go through the network together; None: 16 on a CPU, 64 elsewhere.
+    shard_rows, shard_seconds
+        A shard is sealed after so many rows, or when its first row is so old.
+    raise_on_error : bool
+        Whether the first image that can't be read ends the run.
+    limits, watch
+        Which files are refused, and what one may cost.
+    decode : callable
+        As `featbank.data.decode.decode`.
+    """
+
+    workers: int | None = None
+    device: str = "cpu"
+    batch_size: int | None = None
+    shard_rows: int = 1024
+    shard_seconds: float = 30.0
+    raise_on_error: bool = False
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    watch: Watch = field(default_factory=Watch)
+    decode: Callable[..., Any] = decode
+
+    @property
+    def batch(self) -> int:
+        """The batch size in force."""
+        return self.batch_size or (16 if self.device == "cpu" else 64)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system can tell
+        return os.cpu_count() or 1
+
+
+def run(
+    paths: Sequence[bytes],
+    loader: Loader,
+    store: Store,
+    claims: Claims,
+    *,
+    policy: DecodePolicy,
+    preprocess: Preprocess | None,
+    settings: Settings,
+    progress: Callable[[Claims], None] = lambda claims: None,
+) -> None:
+    """Read images and compute what the store lacks; `claims` says what became of each.
+
+    Parameters
+    ----------
+    paths : sequence of bytes
+    loader : Loader
+        Brings the network where it is needed; it is not asked if nothing is computed.
+    store : Store
+        Where features are sealed.
+    claims : Claims
+        One entry a path; it holds also when the run ends in an error or an interrupt.
+    policy, preprocess
+        From bytes to the network's input; None as `preprocess` leaves it to the network.
+    settings : Settings
+    progress : callable
+        Called with `claims` whenever something was settled.
+
+    Raises
+    ------
+    ImageError
+        An image can't be read and `settings.raise_on_error`.
+    ExtractionError
+        The disk is full, or workers die without an image to blame.
+    KeyboardInterrupt
+        After sealing what was finished.
+    """
+    columns = tuple(table.column for table in claims.tables)
+    spec = TaskSpec(columns, policy, settings.limits, preprocess, settings.batch, settings.decode)
+    job = _Run(paths, loader, store, spec, settings, claims, progress)
+    if settings.workers == 0:
+        job.inline()
+    elif _embeds_in_workers(len(paths), loader, store, settings):
+        job.in_workers()
+    else:
+        job.decoded_in_workers()
+
+
+def _embeds_in_workers(n: int, loader: Loader, store: Store, settings: Settings) -> bool:
+    if settings.device != "cpu" or n <= FEW or not isinstance(store, BankStore):
+        return False
+    try:
+        pickle.dumps(loader)
+    except Exception as error:
+        log.info("the network can't travel to worker processes (%s); it runs in this one", error)
+        return False
+    return True
+
+
+class _Run:
+    """One run's state, and the three ways of sharing its work."""
+
+    def __init__(
+        self,
+        paths: Sequence[bytes],
+        loader: Loader,
+        store: Store,
+        spec: TaskSpec,
+        settings: Settings,
+        claims: Claims,
+        progress: Callable[[Claims], None],
+    ) -> None:
+        self.paths = paths
+        self.loader = loader
+        self.store = store
+        self.spec = spec
+        self.settings = settings
+        self.claims = claims
+        self.progress = progress
+        self.todo = deque(range(len(paths)))
+        self._network: Network | None = None
+
+    # What all three share
+
+    def network(self) -> Network:
+        if self._network is None:
+            self._network = self.loader.load(self.settings.device)
+        return self._network
+
+    def next_task(self) -> Task:
+        items = [self.todo.popleft() for _ in range(min(self.settings.batch, len(self.todo)))]
+        return Task(tuple(items), tuple(self.paths[item] for item in items))
+
+    def size(self) -> int:
+        """Return how many workers are worth starting."""
+        tasks = -(-len(self.todo) // self.settings.batch)
+        return max(1, min(self.settings.workers or available_cores(), tasks))
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            for item in self.claims.failed(event):
+                name = os.fsdecode(self.paths[item])
+                log.debug("%s: %s", name, event.reason)
+                if self.settings.raise_on_error:
+                    raise ImageError(f"{name}: {event.reason}")
+        elif isinstance(event, Sealed):
+            self.claims.sealed(event.items)
+        self.progress(self.claims)
+
+    def sealer(self) -> Sealer:
+        return Sealer(
+            self.store, rows=self.settings.shard_rows, seconds=self.settings.shard_seconds
+        )
+
+    def died(self, worker: Worker, event: Died) -> None:
+        """Put down to an image what killed its worker, and give out the rest again."""
+        lost = {item for item in worker.held if self.claims.state[item] == PENDING}
+        if event.item is not None and event.item in lost:
+            self.handle(Failed(event.item, event.reason))
+            lost.discard(event.item)
+        self.todo.extend(self.claims.released(lost))
+
+    # Everything in this process
+
+    def inline(self) -> None:
+        runner = TaskRunner(
+            self.spec, self.handle, self.claims.claim, network=self.network, sealer=self.sealer()
+        )
+        try:
+            while self.todo:
+                runner.run(self.next_task())
+        finally:
+            runner.finish()
+
+    # Workers that decode, embed and seal
+
+    def in_workers(self) -> None:
+        assert isinstance(self.store, BankStore)
+        spec = WorkerSpec(
+            self.spec,
+            self.loader,
+            self.store.bank.path,
+            self.store.recipe,
+            self.settings.shard_rows,
+            self.settings.shard_seconds,
+        )
+        pool = Pool(spec, self.size(), self.settings.watch)
+        try:
+            while self.todo or pool.workers:
+                if self.todo:
+                    pool.fill(self.size())
+                for worker in list(pool.workers):
+                    if not worker.busy and not worker.stopping:
+                        if self.todo:
+                            pool.give(worker, self.next_task())
+                        else:
+                            pool.stop(worker)
+                for worker, event in pool.events():
+                    self._from_worker(pool, worker, event)
+        except (KeyboardInterrupt, ImageError):
+            self._wind_down(pool)
+            raise
+        finally:
+            pool.kill()
+
+    def _from_worker(self, pool: Pool, worker: Worker, event: Any) -> None:
+        if isinstance(event, list):
+            pool.send(worker, self.claims.claim(event))
+        elif isinstance(event, Died):
+            self.died(worker, event)
+        elif isinstance(event, Done):
+            worker.busy = False
+            worker.held = {i for i in worker.held if self.claims.state[i] == PENDING}
+        elif not isinstance(event, Stop):
+            self.handle(event)
+        self.progress(self.claims)
+
+    def _wind_down(self, pool: Pool) -> None:
+        """Let workers seal what they have computed."""
+        for worker in pool.workers:
+            pool.stop(worker)
+        end = time.monotonic() + _GRACE_SECONDS
+        quiet = dataclasses.replace(self.settings, raise_on_error=False)
+        self.settings = quiet
+        with contextlib.suppress(KeyboardInterrupt, ExtractionError):  # a second Ctrl-C: at once
+            while pool.workers and time.monotonic() < end:
+                for worker, event in pool.events():
+                    if isinstance(event, Sealed | Failed):
+                        self.handle(event)
+                    elif isinstance(event, list):
+                        pool.stop(worker)
+
+    # Workers that decode, and the network here
+
+    def decoded_in_workers(self) -> None:
+        pool = Pool(WorkerSpec(self.spec), self.size(), self.settings.watch)
+        sealer = self.sealer()
+        running: deque[tuple[tuple[int, ...], tuple[int, ...], Future[BatchOutcome]]] = deque()
+        wanted: dict[int, tuple[int, ...]] = {}
+        ready: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
+
+        def launch(*, everything: bool) -> None:
+            """Give the network full batches; all batches when nothing more is to come."""
+            for columns in list(ready):
+                images = ready[columns]
+                while len(images) >= self.settings.batch or (everything and images):
+                    batch, images = images[: self.settings.batch], images[self.settings.batch :]
+                    items = tuple(item for item, _ in batch)
+                    arrays = [array for _, array in batch]
+                    chosen = [self.spec.columns[i] for i in columns]
+                    future = network.submit(self._embed, arrays, chosen)
+                    running.append((items, columns, future))
+                ready[columns] = images
+
+        def collect(*, wait: bool) -> None:
+            while running and (wait or running[0][2].done()):
+                items, _, future = running.popleft()
+                outcome = future.result()
+                for position in outcome.bad:
+                    self.handle(Failed(items[position], NOT_FINITE, in_network=True))
+                good = [items[i] for i in outcome.good]
+                keys = [self.claims.digest[item].tobytes() for item in good]
+                self.handle(Sealed(tuple(sealer.add(good, keys, outcome.features))))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="featbank-network") as network:
+            try:
+                while self.todo or any(w.busy for w in pool.workers):
+                    if self.todo:
+                        pool.fill(self.size())
+                    # Decoded images wait in memory: read on only while the network keeps up.
+                    if len(running) < 4:
+                        for worker in list(pool.workers):
+                            if self.todo and not worker.busy:
+                                pool.give(worker, self.next_task())
+                    for worker, event in pool.events(0.01 if running else 0.1):
+                        if isinstance(event, list):
+                            reply = self.claims.claim(event)
+                            wanted.update(
+                                (reading.item, columns)
+                                for reading, columns in zip(event, reply, strict=True)
+                            )
+                            pool.send(worker, reply)
+                        elif isinstance(event, Decoded):
+                            for item, array in zip(event.items, event.arrays, strict=True):
+                                ready.setdefault(wanted.pop(item), []).append((item, array))
+                            worker.held.difference_update(event.items)
+                        else:
+                            self._from_worker(pool, worker, event)
+                    collect(wait=False)
+                    self.handle(Sealed(tuple(sealer.due())))
+                    launch(everything=False)
+                launch(everything=True)
+                collect(wait=True)
+            except BaseException:
+                for _, _, future in running:
+                    future.cancel()
+                raise
+            finally:
+                pool.kill()
+                self.claims.sealed(sealer.rest())
+                self.progress(self.claims)
+
+    def _embed(self, arrays: list[Any], columns: list[Column]) -> BatchOutcome:
+        network = self.network()
+        if self.spec.preprocess is None:
+            from PIL import Image
+
+            arrays = [network.prepare(Image.fromarray(array)) for array in arrays]
+        return embed_batch(network, arrays, columns)

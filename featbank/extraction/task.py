@@ -1,0 +1,200 @@
+"""The task: some images read, hashed, decoded, embedded and sealed, by one process.
+
+`TaskRunner` is the same in a worker process and inline. It reads each file once, hashes those
+bytes, asks which of the digests are still wanted, decodes those same bytes and either embeds and
+seals them itself or hands the decoded images on to whoever runs the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from featbank.backbones.recipe import Column
+from featbank.data.decode import DecodeLimits, read_bytes
+from featbank.errors import ImageError
+from featbank.extraction.messages import (
+    Began,
+    Decoded,
+    Done,
+    Event,
+    Failed,
+    Network,
+    Reading,
+    Sealed,
+    Stat,
+    Task,
+    TaskSpec,
+)
+from featbank.extraction.sealing import Sealer
+
+__all__ = ["BatchOutcome", "TaskRunner", "embed_batch"]
+
+
+def read_file(path: bytes, limits: DecodeLimits) -> tuple[bytes, Stat]:
+    """Read a file's bytes with the ``stat`` that belongs to them.
+
+    Raises
+    ------
+    ImageError
+        It can't be read, or changed meanwhile.
+    """
+    before = _stat(path)
+    data = read_bytes(path, limits)
+    if _stat(path)[:4] != before[:4]:
+        raise ImageError("it changed while it was read; run again when nothing writes to it.")
+    return data, before
+
+
+def _stat(path: bytes) -> Stat:
+    scanned = time.time_ns()
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise ImageError(f"it can't be looked at: {error.strerror or error}.") from error
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, scanned
+
+
+class TaskRunner:
+    """Works tasks through and reports what happens.
+
+    Parameters
+    ----------
+    spec : TaskSpec
+    report : callable
+        Takes every `Event`.
+    claim : callable
+        Takes readings; returns for each the positions of the columns that are still wanted.
+    network : callable or None
+        Gives the network when the first image needs it; None: decoded images are reported.
+    sealer : Sealer or None
+        Where features go, with a network.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        report: Callable[[Event], None],
+        claim: Callable[[list[Reading]], list[tuple[int, ...]]],
+        *,
+        network: Callable[[], Network] | None = None,
+        sealer: Sealer | None = None,
+    ) -> None:
+        self._spec = spec
+        self._report = report
+        self._claim = claim
+        self._network = network
+        self._sealer = sealer
+
+    def run(self, task: Task) -> None:
+        """Work one task through; features may stay unsealed until a later one or `finish`."""
+        held: dict[int, bytes] = {}
+        readings = []
+        for item, path in zip(task.items, task.paths, strict=True):
+            self._report(Began(item))
+            try:
+                data, stat = read_file(path, self._spec.limits)
+            except ImageError as error:
+                self._report(Failed(item, str(error)))
+                continue
+            held[item] = data
+            readings.append(Reading(item, hashlib.sha256(data).digest(), stat))
+        groups: dict[tuple[int, ...], list[tuple[Reading, Any]]] = {}
+        wanted = self._claim(readings) if readings else []
+        for reading, columns in zip(readings, wanted, strict=True):
+            data = held.pop(reading.item)
+            if not columns:
+                continue
+            self._report(Began(reading.item))
+            try:
+                image = self._spec.decode(data, self._spec.policy, limits=self._spec.limits)
+                array = self._prepare(image)
+            except ImageError as error:
+                self._report(Failed(reading.item, str(error), reading.stat))
+                continue
+            groups.setdefault(columns, []).append((reading, array))
+        for columns, group in groups.items():
+            for start in range(0, len(group), self._spec.batch_size):
+                self._pass_on(columns, group[start : start + self._spec.batch_size])
+        if self._sealer is not None:
+            self._sealed(self._sealer.due())
+        self._report(Done())
+
+    def finish(self) -> None:
+        """Seal what is not sealed yet."""
+        if self._sealer is not None:
+            self._sealed(self._sealer.rest())
+
+    def _prepare(self, image: Image.Image) -> Any:
+        if self._spec.preprocess is not None:
+            from featbank.backbones.preprocess import apply
+
+            return apply(self._spec.preprocess, image)
+        if self._network is not None:
+            return self._network().prepare(image)
+        return np.asarray(image)
+
+    def _pass_on(self, columns: tuple[int, ...], batch: list[tuple[Reading, Any]]) -> None:
+        items = tuple(reading.item for reading, _ in batch)
+        arrays = [array for _, array in batch]
+        if self._network is None or self._sealer is None:
+            stacked = np.stack(arrays) if self._spec.preprocess is not None else arrays
+            self._report(Decoded(items, stacked))
+            return
+        self._report(Began(None))
+        keys = [reading.digest for reading, _ in batch]
+        chosen = [self._spec.columns[i] for i in columns]
+        outcome = embed_batch(self._network(), arrays, chosen)
+        for position in outcome.bad:
+            self._report(
+                Failed(items[position], NOT_FINITE, batch[position][0].stat, in_network=True)
+            )
+        good = outcome.good
+        self._sealed(
+            self._sealer.add([items[i] for i in good], [keys[i] for i in good], outcome.features)
+        )
+
+    def _sealed(self, items: list[int]) -> None:
+        if items:
+            self._report(Sealed(tuple(items)))
+
+
+NOT_FINITE = "its features are NaN or infinite; compute and store in float32, or look at the weights."
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """Features of a batch: of the images at positions `good`; those at `bad` have none."""
+
+    good: list[int]
+    bad: list[int]
+    features: dict[Column, npt.NDArray[Any]]
+
+
+def embed_batch(network: Network, arrays: Any, columns: Sequence[Column]) -> BatchOutcome:
+    """Run the network on prepared images; set apart those whose features are not finite."""
+    batch = arrays if isinstance(arrays, np.ndarray) else _stack(arrays)
+    features = network.run(batch, columns)
+    finite = np.ones(len(arrays), np.bool_)
+    for values in features.values():
+        finite &= np.isfinite(values).all(axis=1)
+    good = np.flatnonzero(finite)
+    if len(good) < len(arrays):
+        features = {column: values[good] for column, values in features.items()}
+    return BatchOutcome(good.tolist(), np.flatnonzero(~finite).tolist(), features)
+
+
+def _stack(arrays: Sequence[Any]) -> Any:
+    if isinstance(arrays[0], np.ndarray):
+        return np.stack(arrays)
+    import torch  # a transform of the caller's gave tensors
+
+    return torch.stack(list(arrays))

@@ -1,0 +1,98 @@
+"""The worker: a process of its own that works tasks through, started by `featbank.extraction.pool`.
+
+``python -m featbank.extraction.worker FD`` speaks over one socket: first comes a `WorkerSpec`, then
+tasks; events go back. It does not import the caller's ``__main__``, so scripts need no guard. In
+the decode mode it never imports torch, and starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from featbank.extraction.messages import Crashed, Event, Network, Reading, Stop, Task, WorkerSpec
+from featbank.extraction.task import TaskRunner
+
+__all__ = ["main", "serve"]
+
+
+def serve(connection: Connection) -> None:
+    """Work until told to stop, or until the parent is gone."""
+    spec: WorkerSpec = connection.recv()
+    network: Network | None = None
+    sealer = None
+
+    def load() -> Network:
+        nonlocal network
+        if network is None:
+            import torch
+
+            torch.set_num_threads(1)
+            assert spec.loader is not None
+            network = spec.loader.load("cpu")
+        return network
+
+    if spec.loader is not None:
+        from featbank.bank.bank import Bank
+        from featbank.extraction.sealing import BankStore, Sealer
+
+        assert spec.bank is not None
+        assert spec.recipe is not None
+        store = BankStore(Bank(spec.bank), spec.recipe)
+        sealer = Sealer(store, rows=spec.shard_rows, seconds=spec.shard_seconds)
+
+    stopped = False
+
+    def claim(readings: list[Reading]) -> list[tuple[int, ...]]:
+        nonlocal stopped
+        connection.send(readings)
+        reply = connection.recv()
+        if isinstance(reply, Stop):  # interrupted: take no more images, seal what is there
+            stopped = True
+            return [()] * len(readings)
+        wanted: list[tuple[int, ...]] = reply
+        return wanted
+
+    def report(event: Event) -> None:
+        connection.send(event)
+
+    runner = TaskRunner(
+        spec.task, report, claim, network=load if spec.loader else None, sealer=sealer
+    )
+    try:
+        while not stopped:
+            message = connection.recv()
+            if isinstance(message, Task):
+                runner.run(message)
+            else:
+                break
+    except EOFError:
+        pass  # the parent is gone; what was computed is not lost
+    runner.finish()
+    connection.send(Stop())
+
+
+def main() -> None:
+    """Serve on the socket whose number the command line gives."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle: it says Stop
+        signal.signal(number, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    from featbank.extraction.allocator import keep_large_blocks
+
+    keep_large_blocks()
+    try:
+        serve(connection)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # the parent is gone, and nobody is left to tell
+    except BaseException as error:
+        try:
+            connection.send(Crashed(error))
+        except Exception:  # an error that can't be pickled travels as its words
+            connection.send(Crashed(RuntimeError(f"{type(error).__name__}: {error}")))
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

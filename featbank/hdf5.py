@@ -1,0 +1,242 @@
+"""HDF5 files, sealed and inspected: built whole, digested, and walked before anything is read.
+
+featbank writes plain HDF5: contiguous, uncompressed datasets of fixed-size types, hard links only,
+attributes of fixed-length text and numbers. A file is built once and never opened for writing
+again. What a stranger sends is walked by `inspect` first; a file that points outside itself,
+declares more than it holds or uses anything else than the above is refused.
+
+A *sealed* file starts with a user block of 512 bytes that holds the SHA-256 of all the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from featbank.errors import BankDamaged
+
+__all__ = [
+    "USER_BLOCK",
+    "Place",
+    "build",
+    "check_seal",
+    "create",
+    "inspect",
+    "open_inspected",
+    "place",
+    "put",
+    "put_attributes",
+    "read_attributes",
+    "seal",
+]
+
+USER_BLOCK = 512
+_MAGIC = b"featbank sealed file 1\nsha256 "
+_ALIGNMENT = 64  # bytes: a memory map of any column starts on a cache line
+_MAX_DEPTH = 6
+_MAX_OBJECTS = 100_000
+_MAX_ATTRIBUTE = 1 << 20  # bytes
+
+
+def create(target: Any, *, user_block: bool) -> h5py.File:
+    """Open a new HDF5 file in the file-like object `target`."""
+    return h5py.File(
+        target,
+        "w",
+        userblock_size=USER_BLOCK if user_block else 0,
+        alignment_threshold=_ALIGNMENT,
+        alignment_interval=_ALIGNMENT,
+    )
+
+
+def build(fill: Callable[[h5py.File], None], *, user_block: bool = False) -> bytearray:
+    """Return the bytes of an HDF5 file that `fill` has filled; the same content, the same bytes."""
+    buffer = io.BytesIO()
+    with create(buffer, user_block=user_block) as file:
+        fill(file)
+    return bytearray(buffer.getbuffer())
+
+
+def seal(data: bytearray) -> bytearray:
+    """Put the digest of what follows the user block into it, and return `data`."""
+    data[:USER_BLOCK] = seal_block(hashlib.sha256(memoryview(data)[USER_BLOCK:]).hexdigest())
+    return data
+
+
+def seal_block(digest: str) -> bytes:
+    """Return the user block that holds `digest`."""
+    return (_MAGIC + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0")
+
+
+def check_seal(path: str) -> None:
+    """Compare a sealed file's bytes with the digest in its user block.
+
+    Raises
+    ------
+    BankDamaged
+        They differ, or the file has no seal.
+    """
+    with open(path, "rb") as file:
+        block = file.read(USER_BLOCK)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not block.startswith(_MAGIC):
+        raise BankDamaged(f"{path} is not a file that featbank sealed.")
+    if block != seal_block(digest):
+        raise BankDamaged(
+            f"{path} does not hold the bytes that were sealed; bring it again from a copy."
+        )
+
+
+def put(
+    group: h5py.Group, name: str, data: npt.NDArray[Any], *, description: str = ""
+) -> h5py.Dataset:
+    """Add an array, contiguous and uncompressed."""
+    dataset = group.create_dataset(name, data=np.ascontiguousarray(data), track_times=False)
+    if description:
+        put_attributes(dataset, description=description)
+    return dataset
+
+
+def put_attributes(target: h5py.HLObject, **values: str | int | bytes) -> None:
+    """Add attributes: text as fixed-length bytes, whole numbers as int64."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            value = value.encode()
+        target.attrs[name] = np.bytes_(value) if isinstance(value, bytes) else np.int64(value)
+
+
+def read_attributes(target: h5py.HLObject) -> dict[str, Any]:
+    """Return the attributes: text as str, numbers as int."""
+    found: dict[str, Any] = {}
+    for name in target.attrs:
+        value = target.attrs[name]
+        found[name] = value.decode() if isinstance(value, bytes) else int(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset lies in its file.
+
+    Attributes
+    ----------
+    offset : int
+        Bytes from the file's start.
+    shape : tuple of int
+    dtype : numpy.dtype
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def map(self, path: str) -> npt.NDArray[Any]:
+        """Return the array, mapped from `path` and read-only."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        array: npt.NDArray[Any] = np.memmap(
+            path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape
+        )
+        return array.view(np.ndarray)
+
+
+def place(dataset: h5py.Dataset) -> Place:
+    """Return where an inspected dataset lies."""
+    return Place(int(dataset.id.get_offset() or 0), dataset.shape, dataset.dtype)
+
+
+@contextlib.contextmanager
+def open_inspected(path: str) -> Iterator[h5py.File]:
+    """Open a file for reading and walk it before anything else is read.
+
+    Raises
+    ------
+    BankDamaged
+        The file is no HDF5 file, or is not one that featbank would write.
+    """
+    try:
+        # Sealed files never change, so nobody needs a lock; locking fails on some network drives.
+        file = h5py.File(path, "r", locking=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BankDamaged(f"{path} can't be read as HDF5: {error}") from error
+    with file:
+        try:
+            inspect(file, os.path.getsize(path))
+        except BankDamaged as error:
+            raise BankDamaged(f"{path} is refused: {error}") from error
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise BankDamaged(f"{path} can't be read as HDF5: {error}") from error
+        yield file
+
+
+def inspect(file: h5py.File, size: int) -> None:
+    """Walk a file of `size` bytes without reading its data, and refuse what featbank never writes.
+
+    Raises
+    ------
+    BankDamaged
+        The reason, without the file's name.
+    """
+    seen: set[Any] = set()
+
+    def check_type(dtype: np.dtype[Any], what: str) -> None:
+        if dtype.kind not in "iufS" or dtype.hasobject or dtype.subdtype is not None:
+            raise BankDamaged(f"{what} has the type {dtype}, which featbank never writes.")
+
+    def check_attributes(target: h5py.HLObject, what: str) -> None:
+        for i in range(h5py.h5a.get_num_attrs(target.id)):
+            attribute = h5py.h5a.open(target.id, index=i)
+            space = attribute.get_space()
+            if space.get_simple_extent_ndims() != 0:
+                raise BankDamaged(f"{what} has an attribute that is not a single value.")
+            if attribute.get_type().get_size() > _MAX_ATTRIBUTE:
+                raise BankDamaged(f"{what} has an attribute of over a megabyte.")
+            check_type(attribute.dtype, f"an attribute of {what}")
+
+    def check_dataset(dataset: h5py.Dataset, what: str) -> None:
+        plan = dataset.id.get_create_plist()
+        if plan.get_layout() != h5py.h5d.CONTIGUOUS:
+            raise BankDamaged(f"{what} is not stored contiguously.")
+        if plan.get_external_count():
+            raise BankDamaged(f"{what} keeps its data in another file.")
+        if plan.get_nfilters():
+            raise BankDamaged(f"{what} is stored through a filter.")
+        check_type(dataset.dtype, what)
+        declared = math.prod(dataset.shape) * int(dataset.dtype.itemsize)
+        offset = dataset.id.get_offset()
+        if declared and (offset is None or offset + declared > size):
+            raise BankDamaged(f"{what} declares more bytes than the file holds.")
+
+    def walk(group: h5py.Group, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise BankDamaged("its groups are nested too deeply.")
+        check_attributes(group, f"group {group.name}")
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise BankDamaged(f"{name} is a link to somewhere else.")
+            item = group[name]
+            token = h5py.h5o.get_info(item.id).addr
+            if token in seen or len(seen) > _MAX_OBJECTS:
+                raise BankDamaged(f"{name} is reached twice, or there are too many objects.")
+            seen.add(token)
+            if isinstance(item, h5py.Dataset):
+                check_attributes(item, f"dataset {item.name}")
+                check_dataset(item, f"dataset {item.name}")
+            elif isinstance(item, h5py.Group):
+                walk(item, depth + 1)
+            else:
+                raise BankDamaged(f"{name} is neither a group nor a dataset.")
+
+    walk(file, 0)

@@ -1,0 +1,1 @@
+"""The joints between the parts: one function a command, each one call from Python."""

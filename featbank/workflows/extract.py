@@ -1,0 +1,456 @@
+"""Extract: every image of the sources embedded once, into a bank."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featbank.backbones.recipe import Column, Preprocess, Recipe
+from featbank.backbones.request import Request
+from featbank.bank.bank import Bank
+from featbank.data.decode import DecodePolicy
+from featbank.data.index import IndexedSource
+from featbank.errors import BackboneError, DataError
+from featbank.extraction.claims import COMPUTED, FAILED, PENDING, REUSED, Claims
+from featbank.extraction.messages import Loader
+from featbank.extraction.run import Settings, run
+from featbank.extraction.sealing import BankStore
+from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources, survey
+
+if TYPE_CHECKING:
+    from featbank.backbones.module import ModuleBackbone
+
+__all__ = ["ExtractionResult", "Model", "extract", "extract_to", "open_model", "parse_columns"]
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+_SAVE_SECONDS = 60.0  # between two saves of the index while a run goes on
+
+
+@dataclass(frozen=True)
+class Model:
+    """A backbone as the workflows carry it about.
+
+    Attributes
+    ----------
+    recipe : Recipe or None
+        None for a module of the caller's without a version: its features can't be cached.
+    loader : Loader
+        Brings the network.
+    request : dict
+        The user's words.
+    policy : DecodePolicy
+    preprocess : Preprocess or None
+        None where a transform of the caller's prepares the images.
+    """
+
+    recipe: Recipe | None
+    loader: Loader
+    request: dict[str, Any]
+    policy: DecodePolicy
+    preprocess: Preprocess | None
+
+
+@dataclass(frozen=True)
+class ExtractionResult:
+    """What an extraction did.
+
+    Attributes
+    ----------
+    bank : Bank
+    recipe : Recipe
+    images, computed, reused, failed : int
+        ``images = computed + reused + failed``; of images with the same bytes one is computed and
+        the others are reused.
+    remaining : int
+        Images that an interrupted run did not come to; they count in none of the above.
+    seconds : float
+    errors : tuple of (str, str)
+        Path and reason of each image that can't be read.
+    """
+
+    bank: Bank
+    recipe: Recipe
+    images: int
+    computed: int
+    reused: int
+    failed: int
+    remaining: int
+    seconds: float
+    errors: tuple[tuple[str, str], ...]
+
+    @property
+    def images_per_second(self) -> float:
+        """Images computed a second, start-up included."""
+        return self.computed / self.seconds if self.seconds else 0.0
+
+
+def parse_columns(layers: str | Sequence[str] | None) -> tuple[Column, ...]:
+    """Read ``--layers``: ``layer[:pooling]``, several separated by commas."""
+    if layers is None:
+        return (Column(),)
+    words = layers.split(",") if isinstance(layers, str) else list(layers)
+    columns = [Column.parse(word) for word in words if word.strip()]
+    if not columns:
+        raise BackboneError("no layer was named; leave --layers out for the penultimate one.")
+    return tuple(dict.fromkeys(columns))
+
+
+def open_model(model: str | Request | ModuleBackbone, **words: Any) -> Model:
+    """Find the recipe of a model's name and options, or of a module of the caller's.
+
+    Raises
+    ------
+    BackboneError
+        See `featbank.backbones.resolution.resolve`.
+    """
+    if isinstance(model, str):
+        model = Request(model, **words)
+    elif words:
+        raise BackboneError(
+            f"{', '.join(sorted(words))} can't be given beside a module: it brings its own."
+        )
+    if isinstance(model, Request):
+        from featbank.backbones.resolution import resolve
+        from featbank.extraction.loader import RequestLoader
+
+        recipe = resolve(model)
+        return Model(
+            recipe, RequestLoader(model, recipe), model.to_dict(), model.decode, recipe.preprocess
+        )
+    from featbank.backbones.module import ModuleBackbone
+    from featbank.extraction.loader import ModuleLoader
+
+    if not isinstance(model, ModuleBackbone):
+        raise BackboneError(
+            f"model is a name of `featbank models` or what from_module() makes of a module, "
+            f"not a {type(model).__name__}."
+        )
+    return Model(
+        model.recipe,
+        ModuleLoader(model),
+        {"module": model.recipe.backbone if model.recipe else None},
+        model.decode,
+        model.preprocess,
+    )
+
+
+def extract(
+    source: Any,
+    model: str | Request | ModuleBackbone = "resnet50",
+    bank: str | os.PathLike[str] = "bank",
+    *,
+    layers: str | Sequence[str] | None = None,
+    weights: str = "DEFAULT",
+    workers: int | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    on_error: str = "skip",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Bank:
+    """Embed every image of `source` once and keep the features in a bank.
+
+    What the bank has is not computed again: a second call over unchanged files reads none of
+    them. Every image that can't be read is kept in the bank's ledger, and stops nothing.
+
+    Parameters
+    ----------
+    source : path, sequence, DataFrame, data set, Source, or tuple of paths
+        As in `featbank.data.sources.open_source`; a tuple names several.
+    model : str or ModuleBackbone
+        A name of ``featbank models``, or your own module.
+    bank : path
+        A folder; made if it is missing.
+    layers : str or list of str, optional
+        ``layer[:pooling]``; the default is the input of the final classifier.
+    weights : str
+        ``DEFAULT``, a torchvision enum name, a timm tag, a file, or ``none``.
+    workers : int, optional
+        Processes; by default one a core. 0 does everything in this process, with no watchdog.
+    device : str
+        auto, cpu, cuda or mps.
+    batch_size : int, optional
+    on_error : {"skip", "raise"}
+    progress : callable, optional
+        Called with the number of images settled and of all that are read.
+    **options
+        Of the source (``kind``, ``root``, ``columns``, ``classes``, ``exclude``,
+        ``class_names``, ...), of the model (``resize``, ``crop``, ``squash``, ``input_size``,
+        ``precision``, ``seed``), and of the run (``shard_rows``, ``retry_failed``, ``paranoid``).
+
+    Returns
+    -------
+    Bank
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.extract("data/", model="efficientnet_lite0")   # doctest: +SKIP
+    >>> bank.features().shape                                          # doctest: +SKIP
+    (2624, 1280)
+    """
+    words = {"weights": weights} if isinstance(model, str) else {}
+    for name in ("resize", "crop", "squash", "input_size", "precision", "seed"):
+        if name in options:
+            words[name] = options.pop(name)
+    settings = {
+        name: options.pop(name) for name in ("shard_rows", "limits", "watch") if name in options
+    }
+    choices = {name: options.pop(name) for name in ("retry_failed", "paranoid") if name in options}
+    return extract_to(
+        bank,
+        open_sources(source, **options),
+        open_model(model, **words),
+        parse_columns(layers),
+        settings=run_settings(
+            workers=workers, device=device, batch_size=batch_size, on_error=on_error, **settings
+        ),
+        progress=progress,
+        **choices,
+    ).bank
+
+
+def run_settings(
+    *,
+    workers: int | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    on_error: str = "skip",
+    **more: Any,
+) -> Settings:
+    """Check the words that say how a run goes about its work."""
+    if on_error not in ("skip", "raise"):
+        raise DataError(f"on_error is 'skip' or 'raise', not {on_error!r}.")
+    for name, value, least in (("workers", workers, 0), ("batch_size", batch_size, 1)):
+        if value is not None and value < least:
+            raise DataError(f"{name} is {value}; give {least} or more.")
+    return Settings(
+        workers=workers,
+        device=device,
+        batch_size=batch_size,
+        raise_on_error=on_error == "raise",
+        **more,
+    )
+
+
+def extract_to(
+    bank: str | os.PathLike[str],
+    sources: Sequence[Any],
+    model: Model,
+    columns: Sequence[Column],
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    retry_failed: bool = False,
+    paranoid: bool = False,
+) -> ExtractionResult:
+    """Bring a bank up to date with its sources; see `extract`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After sealing what was finished; its first argument is the `ExtractionResult` so far.
+    """
+    began = time.monotonic()
+    settings = settings or Settings()
+    recipe = model.recipe
+    if recipe is None:
+        raise BackboneError(
+            "features of a module are kept in a bank only if it has a version: "
+            "from_module(..., version='1')."
+        )
+    target = Bank.create(bank)
+    sources = name_sources(sources, target)
+    surveyed, tables = survey(
+        sources, target, recipe, columns, retry_failed=retry_failed, paranoid=paranoid
+    )
+    places = [(part, int(row)) for part in surveyed for row in np.flatnonzero(part.plan.read)]
+    claims = Claims(tables, len(places))
+
+    def save() -> None:
+        found = _learned(surveyed, claims, recipe)
+        if any(_differs(part, new) for part, new in zip(surveyed, found, strict=True)):
+            target.update(found, documents=[part.source.to_dict() for part in surveyed])
+
+    saved = time.monotonic()
+
+    def on_progress(claims: Claims) -> None:
+        nonlocal saved
+        if progress is not None:
+            progress(claims.n - claims.pending, claims.n)
+        if time.monotonic() - saved > _SAVE_SECONDS:
+            save()
+            saved = time.monotonic()
+
+    save()  # names and labels hold whatever happens to the features
+    error: BaseException | None = None
+    if places:
+        target.register(recipe, provenance(model, settings))
+        try:
+            run(
+                [part.now.path(row) for part, row in places],
+                model.loader,
+                BankStore(target, recipe),
+                claims,
+                policy=model.policy,
+                preprocess=model.preprocess,
+                settings=on_device(settings),
+                progress=on_progress,
+            )
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            save()
+            result = _result(target, recipe, surveyed, claims, time.monotonic() - began)
+            if isinstance(error, KeyboardInterrupt):
+                error.args = (result,)
+        return result
+    return _result(target, recipe, surveyed, claims, time.monotonic() - began)
+
+
+def on_device(settings: Settings) -> Settings:
+    """Return the settings with the device that `auto` means here."""
+    device = settings.device
+    if device == "auto" and not _may_have_accelerator():
+        device = "cpu"
+    if device != "cpu":
+        from featbank.backbones.runtime import pick_device
+
+        device = str(pick_device(device))
+    return dataclasses.replace(settings, device=device)
+
+
+def _may_have_accelerator() -> bool:
+    """Tell without importing torch, which takes seconds, that this machine has no GPU."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "kfd", "dxg"))
+
+
+def provenance(model: Model, settings: Settings) -> dict[str, Any]:
+    """Return what stands beside a recipe without being part of it."""
+    versions = {}
+    for package in ("featbank", "torch", "torchvision", "timm", "numpy", "pillow"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "request": model.request,
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": settings.device,
+    }
+
+
+def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> list[IndexedSource]:
+    """Return the sources with what a run has found out about their files."""
+    found = []
+    start = 0
+    for part in surveyed:
+        rows = np.flatnonzero(part.plan.read)
+        items = np.arange(start, start + len(rows))
+        start += len(rows)
+        looked = claims.state[items] != PENDING
+        rows, items = rows[looked], items[looked]
+        fresh = claims.stat[items, 0] >= 0
+        listing = part.now.listing
+        columns = {}
+        for position, name in enumerate(("size", "mtime", "ctime", "inode", "scanned")):
+            values = getattr(listing, name).copy()
+            values[rows[fresh]] = claims.stat[items[fresh], position]
+            columns[name] = values
+        digest, known = part.now.digest.copy(), part.now.known.copy()
+        ok = np.isin(claims.state[items], (COMPUTED, REUSED))
+        digest[rows[ok]] = claims.digest[items[ok]]
+        known[rows] = ok
+        reasons: dict[int, str | None] = dict.fromkeys(rows.tolist())
+        causes: dict[int, str | None] = dict.fromkeys(rows.tolist())
+        for row, item in zip(rows.tolist(), items.tolist(), strict=True):
+            failure = claims.failures.get(item)
+            if failure is not None:
+                reasons[row] = failure.reason
+                causes[row] = recipe.fingerprint if failure.in_network else decode_cause(recipe)
+        found.append(
+            dataclasses.replace(
+                part.now,
+                listing=dataclasses.replace(listing, **columns),
+                digest=digest,
+                known=known,
+                failure=part.now.failure.replaced(reasons),
+                failure_under=part.now.failure_under.replaced(causes),
+            )
+        )
+    return found
+
+
+def _differs(part: Surveyed, new: IndexedSource) -> bool:
+    """Whether the index on disk must be written to say what `new` says."""
+    old = part.before
+    if old is None or len(old) != len(new) or old.root != new.root:
+        return True
+    texts = ("label", "split", "group")
+    same = (
+        list(old.listing.names) == list(new.listing.names)
+        and np.array_equal(old.listing.stat, new.listing.stat)
+        and np.array_equal(old.known, new.known)
+        and np.array_equal(old.digest[new.known], new.digest[new.known])
+        and np.array_equal(old.listing.racy[new.known], new.listing.racy[new.known])
+        and old.failure.tolist() == new.failure.tolist()
+        and old.failure_under.tolist() == new.failure_under.tolist()
+        and all(getattr(old.listing, n).tolist() == getattr(new.listing, n).tolist() for n in texts)
+        and old.listing.extra.keys() == new.listing.extra.keys()
+        and all(
+            old.listing.extra[n].tolist() == new.listing.extra[n].tolist()
+            for n in new.listing.extra
+        )
+    )
+    return not same
+
+
+def _result(
+    bank: Bank, recipe: Recipe, surveyed: Sequence[Surveyed], claims: Claims, seconds: float
+) -> ExtractionResult:
+    failed_before = sum(int(part.plan.failed.sum()) for part in surveyed)
+    reused_before = sum(int(part.plan.reused.sum()) for part in surveyed)
+    errors = []
+    start = 0
+    for part in surveyed:
+        for row in np.flatnonzero(part.plan.failed):
+            reason = part.now.failure[int(row)] or ""
+            errors.append((os.fsdecode(part.now.path(int(row))), reason))
+        for row in np.flatnonzero(part.plan.read):
+            if claims.state[start] == FAILED:
+                name = os.fsdecode(part.now.path(int(row)))
+                errors.append((name, claims.failures[start].reason))
+            start += 1
+    counts = {state: claims.count(state) for state in (COMPUTED, REUSED, FAILED)}
+    computed = counts[COMPUTED]
+    reused = counts[REUSED] + reused_before
+    failed = counts[FAILED] + failed_before
+    return ExtractionResult(
+        bank=bank,
+        recipe=recipe,
+        images=computed + reused + failed,
+        computed=computed,
+        reused=reused,
+        failed=failed,
+        remaining=claims.pending,
+        seconds=seconds,
+        errors=tuple(errors),
+    )

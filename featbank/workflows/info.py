@@ -1,0 +1,124 @@
+"""Info: what a bank holds."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from featbank.bank.bank import Bank
+
+__all__ = ["BankInfo", "info"]
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """What a bank holds.
+
+    Attributes
+    ----------
+    path : str
+    bytes : int
+        Size of the bank's files.
+    images, labelled : int
+        Indexed images, and how many of them have a label.
+    classes, splits : dict of str to int
+        Images a class and a split.
+    sources : list of dict
+        Name, kind, root, number of images of each.
+    recipes : list of dict
+        Name, fingerprint, source, rows, and columns with rows and width of each.
+    errors : list of (str, str)
+        Path and reason of each image that could not be read.
+    """
+
+    path: str
+    bytes: int
+    images: int
+    labelled: int
+    classes: dict[str, int]
+    splits: dict[str, int]
+    sources: list[dict[str, Any]]
+    recipes: list[dict[str, Any]]
+    errors: list[tuple[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        plain = dict(self.__dict__)
+        plain["errors"] = [{"path": path, "reason": reason} for path, reason in self.errors]
+        return plain
+
+
+def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
+    """Say what a bank holds.
+
+    Raises
+    ------
+    BankNotFound, BankDamaged
+    """
+    bank = bank if isinstance(bank, Bank) else Bank(bank)
+    index, described = bank.index, bank.sources
+    classes: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    errors, sources = [], []
+    for name, part in index.sources.items():
+        labels = part.listing.label.tolist()
+        classes.update(word for word in labels if word is not None)
+        splits.update(word for word in part.listing.split.tolist() if word is not None)
+        errors += [
+            (os.fsdecode(part.path(row)), reason)
+            for row, reason in enumerate(part.failure.tolist())
+            if reason is not None
+        ]
+        document = described.get(name, {})
+        sources.append(
+            {
+                "name": name,
+                "kind": document.get("kind"),
+                "root": os.fsdecode(part.root),
+                "table": document.get("table"),
+                "images": len(part),
+                "labels": ["label", *part.listing.extra],
+            }
+        )
+    recipes = []
+    for known in bank.recipes:
+        shards = bank.shards(known.fingerprint)
+        widths = {c: place.shape[1] for s in shards for c, place in s.columns.items()}
+        columns = bank.columns(known.fingerprint)
+        recipes.append(
+            {
+                "name": known.slug,
+                "backbone": known.recipe.backbone,
+                "source": known.recipe.source,
+                "fingerprint": known.fingerprint,
+                "rows": max(columns.values(), default=0),
+                "shards": len(shards),
+                "columns": [
+                    {"name": column.name, "rows": rows, "width": widths[column]}
+                    for column, rows in columns.items()
+                ],
+            }
+        )
+    return BankInfo(
+        path=bank.path,
+        bytes=_size(bank.path),
+        images=len(index),
+        labelled=sum(classes.values()),
+        classes=dict(sorted(classes.items())),
+        splits=dict(sorted(splits.items())),
+        sources=sources,
+        recipes=recipes,
+        errors=errors,
+    )
+
+
+def _size(path: str) -> int:
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(path)
+        for name in names
+    )

@@ -1,0 +1,173 @@
+"""Predict: a saved classifier on new images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featbank.backbones.recipe import Recipe
+from featbank.backbones.request import Request
+from featbank.data.sources import find_images
+from featbank.errors import ClassifierError, WeightsMismatch
+from featbank.extraction.run import Settings
+from featbank.workflows.embed import embed_paths
+from featbank.workflows.extract import Model, open_model
+
+if TYPE_CHECKING:
+    from featbank.backbones.module import ModuleBackbone
+    from featbank.classifier import Classifier, Prediction
+
+__all__ = ["ImagePrediction", "PredictionResult", "predict"]
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """The most likely classes of one image, the predicted one first."""
+
+    path: str
+    top: tuple[Prediction, ...]
+
+    @property
+    def label(self) -> str:
+        """The predicted class."""
+        return self.top[0].label
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        top = [{"label": p.label, "probability": p.probability, "score": p.score} for p in self.top]
+        return {"path": self.path, **top[0], "top": top}
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Predictions of all images that could be read, and why the others could not."""
+
+    predictions: tuple[ImagePrediction, ...]
+    failed: tuple[tuple[str, str], ...]
+    classifier: Classifier
+    computed: int
+    reused: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "predictions": [p.to_dict() for p in self.predictions],
+            "failed": [{"path": path, "reason": reason} for path, reason in self.failed],
+        }
+
+
+def predict(
+    classifier: Classifier | str | os.PathLike[str],
+    images: Any,
+    *,
+    top: int = 5,
+    bank: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    model: ModuleBackbone | None = None,
+    trust: Iterable[str] = (),
+    settings: Settings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PredictionResult:
+    """Classify image files with a saved classifier.
+
+    Parameters
+    ----------
+    classifier : Classifier or path
+    images : path or sequence of paths
+        Files, and folders whose images are all taken.
+    top : int
+        How many classes to tell of each image.
+    bank : path, optional
+        A bank as cache: features are looked up there and added; its index stays as it is.
+    weights : str, optional
+        Where the backbone's weights are, if they are not where they were.
+    model : ModuleBackbone, optional
+        The backbone, if it was a module of your own.
+    trust : iterable of str
+        Further types that the file may hold, as ``package.module.Class``.
+    settings : Settings, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    PredictionResult
+        In the order of the files.
+
+    Raises
+    ------
+    ClassifierError, UntrustedTypeError
+        The file can't be used.
+    WeightsMismatch
+        The weights have other bytes than those that the classifier was fitted on.
+    SourceNotFound
+        A file or folder that was named is not there.
+    """
+    from featbank.classifier import Classifier
+
+    if not isinstance(classifier, Classifier):
+        classifier = Classifier.load(classifier, trust=trust)
+    one = isinstance(images, str | bytes | os.PathLike)
+    paths = find_images([images] if one else images)
+    embedded = embed_paths(
+        paths,
+        classifier_model(classifier, weights=weights, model=model),
+        classifier.columns,
+        bank=bank,
+        settings=settings,
+        progress=progress,
+    )
+    names = [os.fsdecode(path) for path in paths]
+    readable = [name for name, ok in zip(names, embedded.readable, strict=True) if ok]
+    found: Sequence[Sequence[Prediction]] = (
+        classifier.top(embedded.features, top) if readable else []
+    )
+    return PredictionResult(
+        predictions=tuple(
+            ImagePrediction(name, tuple(best)) for name, best in zip(readable, found, strict=True)
+        ),
+        failed=tuple((names[row], reason) for row, reason in sorted(embedded.failures.items())),
+        classifier=classifier,
+        computed=embedded.computed,
+        reused=embedded.reused,
+    )
+
+
+def classifier_model(
+    classifier: Classifier,
+    *,
+    weights: str | None = None,
+    model: ModuleBackbone | None = None,
+) -> Model:
+    """Find the backbone of a classifier again, by its own words, and check that it is the one."""
+    if model is not None:
+        opened = open_model(model)
+    elif classifier.recipe.source == "module":
+        raise ClassifierError(
+            f"this classifier's backbone is the module {classifier.recipe.backbone!r} of its "
+            "maker's; use featbank.predict(..., model=from_module(...)) from Python."
+        )
+    else:
+        request = Request.from_dict(classifier.request)
+        if weights is not None:
+            request = dataclasses.replace(request, weights=weights)
+        opened = open_model(request)
+    _check_same(classifier.recipe, opened.recipe)
+    return opened
+
+
+def _check_same(wanted: Recipe, found: Recipe | None) -> None:
+    fields = ["version"] if found is None else wanted.differences(found)
+    if not fields:
+        return
+    if fields == ["weights"] and found is not None:
+        raise WeightsMismatch(
+            f"the classifier was fitted on weights with the digest {wanted.weights[:12]}..., and "
+            f"those found here have {found.weights[:12]}...; name the right file with --weights."
+        )
+    raise ClassifierError(
+        f"the backbone found here differs from the classifier's in {', '.join(fields)}; "
+        "predictions would mean nothing. Extract and fit again with what is here."
+    )

@@ -1,0 +1,110 @@
+"""The survey: sources as they stand now, beside what the bank knows of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featbank.backbones.recipe import Column, Recipe, canonical_json
+from featbank.bank.bank import Bank
+from featbank.bank.rows import Rows
+from featbank.data.index import IndexedSource
+from featbank.data.sources import Source, open_source, scan
+from featbank.errors import DataError
+from featbank.extraction.plan import SourcePlan, plan_source
+
+__all__ = ["Surveyed", "decode_cause", "name_sources", "open_sources", "survey"]
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """One source: as the bank had it, as it is now, and what is to be done.
+
+    Attributes
+    ----------
+    source : Source
+    before : IndexedSource or None
+    now : IndexedSource
+    plan : SourcePlan
+    """
+
+    source: Source
+    before: IndexedSource | None
+    now: IndexedSource
+    plan: SourcePlan
+
+
+def open_sources(locations: Any, **options: Any) -> list[Source]:
+    """Describe one location or several; a list of images is one source.
+
+    Several are a list of `Source`, or a tuple of folders and tables.
+    """
+    if isinstance(locations, Source):
+        return [locations]
+    if isinstance(locations, list) and locations and isinstance(locations[0], Source):
+        return list(locations)
+    if isinstance(locations, tuple):
+        return [open_source(location, **options) for location in locations]
+    return [open_source(locations, **options)]
+
+
+def name_sources(sources: Sequence[Source], bank: Bank | None) -> list[Source]:
+    """Return the sources under names that are unique in the bank; a known one keeps its own."""
+    known = [Source.from_dict(d) for d in bank.sources.values()] if bank else []
+    place = {_place(source): source.name for source in known}
+    taken = {source.name for source in known}
+    named = []
+    for source in sources:
+        name = place.get(_place(source))
+        if name is None:
+            name, number = source.name, 1
+            while name in taken:
+                number += 1
+                name = f"{source.name}-{number}"
+        taken.add(name)
+        place[_place(source)] = name
+        named.append(dataclasses.replace(source, name=name))
+    if len({source.name for source in named}) < len(named):
+        raise DataError("the same source was named twice; name each folder or table once.")
+    return named
+
+
+def _place(source: Source) -> tuple[str, ...]:
+    if source.kind == "list":
+        return ("list", source.name, source.root)
+    return ("csv", source.table or "") if source.kind == "csv" else ("folder", source.root)
+
+
+def decode_cause(recipe: Recipe) -> str:
+    """Return what a file's failure to decode depends on, apart from the file."""
+    return canonical_json(recipe.preprocess.decoder)
+
+
+def survey(
+    sources: Iterable[Source],
+    bank: Bank | None,
+    recipe: Recipe | None,
+    columns: Sequence[Column],
+    *,
+    retry_failed: bool = False,
+    paranoid: bool = False,
+) -> tuple[list[Surveyed], list[Rows]]:
+    """Scan sources and plan what is to be read; also return what the bank has of each column."""
+    index = bank.index if bank else None
+    if bank is None or recipe is None:
+        tables = [Rows.of(column, ()) for column in columns]
+    else:
+        tables = [bank.rows(recipe.fingerprint, column) for column in columns]
+    causes = [decode_cause(recipe), recipe.fingerprint] if recipe else []
+    found = []
+    for source in sources:
+        listing = scan(source)
+        before = index.sources.get(source.name) if index else None
+        root = os.fsencode(source.root)
+        now = (before or IndexedSource.new(source.name, root, listing)).carried_to(root, listing)
+        plan = plan_source(now, tables, causes=causes, retry_failed=retry_failed, paranoid=paranoid)
+        found.append(Surveyed(source, before, now, plan))
+    return found, tables

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from scipy.stats import t
+from sklearn import metrics as reference
+
+from featbank.evaluation.metrics import Meter, bootstrap, corrected_t
+
+
+def made(n_classes, n=300, seed=0):
+    random = np.random.default_rng(seed)
+    y = random.integers(n_classes, size=n)
+    scores = random.normal(size=(n, n_classes)).round(1)  # rounding makes ties
+    scores[np.arange(n), y] += 0.5
+    probability = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    return y, scores.argmax(axis=1), scores, probability, random.integers(0, 4, size=n) + 0.0
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 12])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_metrics_equal_scikit_learns(n_classes, weighted):
+    y, predicted, scores, probability, w = made(n_classes)
+    w = w if weighted else np.ones(len(y))
+    found = Meter(y, predicted, scores, probability, n_classes)(w)
+    k = {"sample_weight": w}
+    if n_classes == 2:
+        area = reference.roc_auc_score(y, scores[:, 1], **k)
+    else:
+        area = np.mean(
+            [reference.roc_auc_score(y == c, scores[:, c], **k) for c in range(n_classes)]
+        )
+    wanted = {
+        "accuracy": reference.accuracy_score(y, predicted, **k),
+        "balanced_accuracy": reference.balanced_accuracy_score(y, predicted, **k),
+        "macro_f1": reference.f1_score(y, predicted, average="macro", **k),
+        "log_loss": reference.log_loss(y, probability, **k),
+        "roc_auc": area,
+    }
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert ("top5_accuracy" in found) == (n_classes > 10)
+
+
+def test_top5_equals_scikit_learns_and_counts_ties_against():
+    y, predicted, scores, _, _ = made(12)
+    scores = scores + np.random.default_rng(1).normal(size=scores.shape) * 1e-6
+    found = Meter(y, predicted, scores, None, 12)()
+    assert found["top5_accuracy"] == pytest.approx(reference.top_k_accuracy_score(y, scores, k=5))
+    assert Meter(y, predicted, np.zeros((300, 12)), None, 12)()["top5_accuracy"] == 0
+
+
+def test_what_is_not_defined_is_left_out():
+    y, predicted, scores, _, _ = made(3)
+    assert "log_loss" not in Meter(y, predicted, scores, None, 3)()
+    basic = {"accuracy", "balanced_accuracy", "macro_f1"}
+    assert set(Meter(y, predicted, None, None, 3)()) == basic
+    one, predicted = y == 1, np.minimum(predicted, 1)
+    assert set(Meter(y[one], predicted[one], scores[one][:, :2], None, 2)()) == basic
+
+
+def test_a_certain_and_wrong_probability_costs_much_but_not_infinitely():
+    loss = Meter(np.array([0]), np.array([1]), None, np.array([[0.0, 1.0]]), 2)()["log_loss"]
+    assert 30 < loss < 40
+
+
+def test_corrected_interval_by_hand():
+    values = [0.8, 0.9, 0.85, 0.95]
+    low, high = corrected_t(values, 1 / 3)
+    half = t.ppf(0.975, 3) * np.sqrt((1 / 4 + 1 / 3) * np.var(values, ddof=1))
+    assert (low, high) == pytest.approx((0.875 - half, 0.875 + half))
+    assert corrected_t([0.7, 0.7], 0.25) == pytest.approx((0.7, 0.7))
+
+
+def test_bootstrap_agrees_with_the_binomial_error_and_follows_its_seed():
+    y, predicted, scores, probability, _ = made(3, n=400)
+    meter = Meter(y, predicted, scores, probability, 3)
+    ends = bootstrap(meter, np.arange(400), seed=0)
+    accuracy = meter()["accuracy"]
+    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 400)
+    assert ends["accuracy"] == pytest.approx((accuracy - half, accuracy + half), abs=0.01)
+    assert ends == bootstrap(meter, np.arange(400), seed=0)
+    assert ends != bootstrap(meter, np.arange(400), seed=1)
+
+
+def test_bootstrap_draws_units_whole_so_that_copies_narrow_nothing():
+    y, predicted, _, _, _ = made(3, n=200)
+    alone = bootstrap(Meter(y, predicted, None, None, 3), np.arange(200), seed=0)["accuracy"]
+    thrice = [np.repeat(v, 3) for v in (y, predicted, np.arange(200))]
+    copies = bootstrap(Meter(*thrice[:2], None, None, 3), thrice[2], seed=0)["accuracy"]
+    assert copies == pytest.approx(alone)
+
+
+def test_one_image_has_no_interval():
+    meter = Meter(np.array([0]), np.array([0]), None, None, 2)
+    assert bootstrap(meter, np.array([0]), seed=0) == {}

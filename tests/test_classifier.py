@@ -1,0 +1,312 @@
+import io
+import json
+import os
+import pickle
+import re
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.datasets import make_classification
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+
+from featbank.backbones.recipe import Column, Preprocess, Recipe
+from featbank.classifier import Classifier
+from featbank.errors import ClassifierError, UntrustedTypeError
+from featbank.evaluation import fit_final
+from featbank.heads import list_heads
+from featbank.heads.archive import TRUSTED_TYPES, _signed
+
+X, CODES = make_classification(90, 6, n_informative=5, n_redundant=0, n_classes=3, random_state=0)
+X = X.astype(np.float32)
+Y = np.array(["ant", "bee", "cät"])[CODES]
+RECIPE = Recipe(
+    backbone="tiny",
+    source="module",
+    weights="ab" * 32,
+    preprocess=Preprocess(256, "short", (224, 224), "bilinear", (0.5,) * 3, (0.2,) * 3),
+)
+
+
+def build(head="ridge", y=Y, **options):
+    if head == "mlp":
+        options["params"] = {"max_epochs": 3, "hidden": 4}
+    final = fit_final(X, y, head, tune=False, **options)
+    return Classifier(
+        recipe=RECIPE,
+        request={"model": "tiny", "weights": None},
+        columns=(Column(), Column("layer3", "max")),
+        classes=final.classes,
+        head=final.estimator,
+        head_name=final.head,
+        provenance={"accuracy": 0.5},
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("classifier") / "ridge.skops"
+    build().save(path)
+    return path.read_bytes()
+
+
+def rewritten(data, change):
+    """Pass the skops payload through `change` and sign it as featbank would."""
+    content = skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+    content["featbank"] = json.loads(content["featbank"])
+    change(content)
+    content["featbank"] = json.dumps(content["featbank"])
+    return _signed(skops.io.dumps(content))
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+@pytest.mark.parametrize("name", list_heads())
+def test_a_reloaded_classifier_predicts_the_same_without_trust(tmp_path, name, calibrate):
+    made = build(name, calibrate=calibrate)
+    made.save(tmp_path / "head.skops")
+    back = Classifier.load(tmp_path / "head.skops")
+    assert back.predict(X) == made.predict(X)
+    np.testing.assert_array_equal(back.scores(X), made.scores(X))
+    if calibrate or made.predict_proba(X) is not None:
+        np.testing.assert_array_equal(back.predict_proba(X), made.predict_proba(X))
+    assert (back.recipe, back.request, back.columns) == (RECIPE, made.request, made.columns)
+    assert (back.classes, back.head_name, back.notes) == (("ant", "bee", "cät"), name, ())
+    assert back.recipe.fingerprint == RECIPE.fingerprint
+
+
+def types_of(head):
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(head))) as archive:
+        found = re.findall(
+            r'"__class__": "([^"]+)",\s*"__module__": "([^"]+)"',
+            archive.read("schema.json").decode(),
+        )
+    return {f"{module}.{name}" for name, module in found}
+
+
+def test_the_trusted_list_is_exactly_what_our_heads_need():
+    needed = set()
+    for name in list_heads():
+        for calibrate in (False, True):
+            needed |= types_of(build(name, calibrate=calibrate).head)
+    assert {n for n in needed if not n.startswith(("builtins.", "numpy."))} == set(TRUSTED_TYPES)
+
+
+def test_the_file_is_a_plain_skops_file(saved):
+    content = skops.io.loads(saved, trusted=list(TRUSTED_TYPES))
+    assert json.loads(content["featbank"])["classes"] == ["ant", "bee", "cät"]
+    assert list(content["head"].classes_) == ["ant", "bee", "cät"]
+
+
+def test_every_changed_byte_is_noticed(tmp_path, saved):
+    path = tmp_path / "x.skops"
+    random = np.random.default_rng(0)
+    for at in [*random.integers(len(saved), size=150), *range(-90, 0, 7)]:
+        data = bytearray(saved)
+        data[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(data)
+        with pytest.raises(ClassifierError):
+            Classifier.load(path)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 79, 80, 1000, -1])
+def test_a_truncated_file_is_refused(tmp_path, saved, cut):
+    (tmp_path / "x.skops").write_bytes(saved[:cut])
+    with pytest.raises(ClassifierError, match="end is missing"):
+        Classifier.load(tmp_path / "x.skops")
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(ClassifierError, match="No such file"):
+        Classifier.load(tmp_path / "none.skops")
+
+
+class Canary:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["FEATBANK_CANARY"],)
+
+
+@pytest.mark.parametrize("dress", ["bare", "signed", "in the archive"])
+def test_a_pickle_under_our_extension_is_never_run(tmp_path, monkeypatch, saved, dress):
+    canary = tmp_path / "canary"
+    monkeypatch.setenv("FEATBANK_CANARY", str(canary))
+    data = pickle.dumps(Canary())
+    if dress == "signed":
+        data = _signed(data + b"\0\0")
+    if dress == "in the archive":
+        array = np.empty(1, dtype=object)
+        array[0] = Canary()
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        data = archive_of(saved, replace_arrays=buffer.getvalue())
+    (tmp_path / "x.skops").write_bytes(data)
+    with pytest.raises(ClassifierError):
+        Classifier.load(tmp_path / "x.skops")
+    assert not canary.exists()
+
+
+def archive_of(data, *, replace_arrays=None, compression=zipfile.ZIP_STORED, extra=()):
+    """Rebuild an archive, signed, with what a hostile hand would change."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
+        for name in old.namelist():
+            swap = replace_arrays is not None and name.endswith(".npy")
+            new.writestr(name, replace_arrays if swap else old.read(name))
+        for name, content in extra:
+            new.writestr(name, content)
+    return _signed(buffer.getvalue())
+
+
+def refuse(tmp_path, data, words, error=ClassifierError, **options):
+    (tmp_path / "x.skops").write_bytes(data)
+    with pytest.raises(error, match=words) as caught:
+        Classifier.load(tmp_path / "x.skops", **options)
+    return str(caught.value)
+
+
+def test_a_bomb_is_refused_before_it_unfolds(tmp_path, saved):
+    bomb = [("big.npy", bytes(50_000_000))]
+    data = archive_of(saved, compression=zipfile.ZIP_DEFLATED, extra=bomb)
+    assert len(data) < 200_000
+    refuse(tmp_path, data, "not as featbank writes")
+
+
+def test_an_array_that_declares_more_than_it_holds_is_refused(tmp_path, saved):
+    header = io.BytesIO()
+    described = {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)}
+    np.lib.format.write_array_header_1_0(header, described)
+    refuse(tmp_path, archive_of(saved, replace_arrays=header.getvalue()), "other than it declares")
+
+
+def test_an_archive_that_is_not_ours_is_refused(tmp_path):
+    refuse(tmp_path, _signed(skops.io.dumps([1, 2])), "no fitted head")
+    refuse(tmp_path, _signed(skops.io.dumps({"head": build().head})), "no fitted head")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("readme", "hello")
+    refuse(tmp_path, _signed(buffer.getvalue()), "can't be read as a classifier")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("classes", ["a", "b", "c"]), ("classes", 3), ("recipe", {}), ("columns", ["a/b"]),
+     ("format", "one"), ("versions", {})],
+)  # fmt: skip
+def test_a_garbled_description_is_refused(tmp_path, saved, key, value):
+    refuse(tmp_path, rewritten(saved, lambda c: c["featbank"].update({key: value})), "x.skops|head")
+
+
+def test_a_later_format_says_what_to_install(tmp_path, saved):
+    def later(content):
+        content["featbank"]["format"] = 2
+        content["featbank"]["versions"]["featbank"] = "9.1"
+
+    refuse(tmp_path, rewritten(saved, later), "written by featbank 9.1.*install")
+
+
+def test_another_scikit_learn_is_a_note_and_no_warning(tmp_path, saved):
+    def older(content):
+        content["featbank"]["versions"]["scikit-learn"] = "1.6.0"
+
+    (tmp_path / "x.skops").write_bytes(rewritten(saved, older))
+    (note,) = Classifier.load(tmp_path / "x.skops").notes
+    assert "1.6.0" in note
+
+
+def test_an_unknown_type_is_refused_by_name_and_loads_when_trusted(tmp_path):
+    made = build(RandomForestClassifier(n_estimators=2, random_state=0))
+    made.save(tmp_path / "forest.skops")
+    data = (tmp_path / "forest.skops").read_bytes()
+    message = refuse(tmp_path, data, "sklearn.tree._tree.Tree", UntrustedTypeError)
+    asked = re.findall(r"--trust ([\w.]+\w)", message)
+    assert "sklearn.ensemble._forest.RandomForestClassifier" in asked
+    refuse(tmp_path, data, "Tree", UntrustedTypeError, trust=["os.system"])
+    back = Classifier.load(tmp_path / "forest.skops", trust=asked)
+    assert back.predict(X) == made.predict(X)
+
+
+def test_an_estimator_that_is_no_head_of_ours_needs_trust(tmp_path):
+    build(DummyClassifier()).save(tmp_path / "dummy.skops")
+    with pytest.raises(UntrustedTypeError, match="DummyClassifier"):
+        Classifier.load(tmp_path / "dummy.skops")
+    assert Classifier.load(tmp_path / "dummy.skops", trust=["sklearn.dummy.DummyClassifier"])
+
+
+def test_a_loader_under_a_plain_name_is_refused(tmp_path, saved):
+    with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+        schema = json.loads(archive.read("schema.json"))
+    schema["__loader__"] = "FunctionNode"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("schema.json", json.dumps(schema))
+    refuse(tmp_path, _signed(buffer.getvalue()), "builtins.dict", UntrustedTypeError)
+
+
+@pytest.mark.parametrize(
+    ("head", "attribute", "change"),
+    [
+        ("svm", "_dual_coef_", lambda v: v[:, :1].copy()),
+        ("svm", "_intercept_", lambda v: v[:0].copy()),
+        ("svm", "support_", lambda v: v[:1].copy()),
+        ("svm", "_n_support", lambda v: v + 1000),
+        ("knn", "_y", lambda v: v + 10**9),
+    ],
+)
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_a_head_whose_arrays_lead_out_of_bounds_is_refused(
+    tmp_path, head, attribute, change, calibrate
+):
+    made = build(head, calibrate=calibrate)
+    pipeline = made.head.calibrated_classifiers_[0].estimator if calibrate else made.head
+    setattr(pipeline[-1], attribute, change(getattr(pipeline[-1], attribute)))
+    made.save(tmp_path / "x.skops")
+    with pytest.raises(ClassifierError, match="contradicts itself"):
+        Classifier.load(tmp_path / "x.skops")
+
+
+def test_a_head_that_needs_pickle_is_not_saved(tmp_path):
+    made = build()
+    made.head.steps[-1][1].tag_ = (i for i in range(3))
+    with pytest.raises(ClassifierError, match="without pickle"):
+        made.save(tmp_path / "x.skops")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_top_leads_with_the_prediction_and_gives_null_without_probabilities():
+    made = build("svm")
+    top = made.top(X[:5], k=2)
+    assert [row[0].label for row in top] == made.predict(X[:5])
+    assert all(len(row) == 2 and row[0].probability is None for row in top)
+    calibrated = build("svm", calibrate=True).top(X[:5], k=9)
+    assert all(len(row) == 3 for row in calibrated)
+    assert sum(p.probability for p in calibrated[0]) == pytest.approx(1)
+
+
+def test_two_classes_have_two_columns_and_numbers_become_text():
+    made = build("svm", y=(CODES > 0).astype(int))
+    assert made.classes == ("0", "1")
+    assert made.scores(X).shape == (90, 2)
+    assert set(made.predict(X)) == {"0", "1"}
+
+
+def test_no_images_give_no_predictions_and_other_features_an_error():
+    made = build("logreg")
+    assert made.predict(X[:0]) == []
+    assert made.predict_proba(X[:0]).shape == (0, 3)
+    with pytest.raises(ClassifierError, match=r"\(90, 5\)"):
+        made.predict(X[:, :5])
+
+
+def test_classes_that_are_not_the_heads_are_refused():
+    made = build()
+    with pytest.raises(ClassifierError, match="classes_"):
+        Classifier(RECIPE, {}, (Column(),), ("bee", "ant", "cät"), made.head, "ridge")
+
+
+def test_loading_warns_nobody(tmp_path, saved):
+    (tmp_path / "x.skops").write_bytes(saved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Classifier.load(tmp_path / "x.skops")
