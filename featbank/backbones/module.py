@@ -43,6 +43,10 @@ class ModuleBackbone(Backbone):
     _transform: Transform | None = None
     _searched = False
 
+    def __sklearn_clone__(self) -> ModuleBackbone:
+        """Stay the same object in clones of an estimator: nothing of it is ever fitted."""
+        return self
+
     def prepare(self, image: Image.Image) -> npt.NDArray[Any]:
         """Turn a decoded RGB image into one row of a batch.
 

@@ -28,6 +28,8 @@ __all__ = ["build", "resolve"]
 
 logger = logging.getLogger(__name__)
 
+_said: set[tuple[str, int]] = set()
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -49,7 +51,8 @@ def resolve(request: Request) -> Recipe:
     ------
     UnknownBackbone, WeightsUnavailable, MissingDependency, BackboneError
     """
-    if request.random:
+    if request.random and (request.model, request.seed) not in _said:
+        _said.add((request.model, request.seed))  # loudly, and once
         logger.warning(
             "%s has random weights (seed %d): its features are a baseline, not knowledge",
             request.model,

@@ -54,7 +54,7 @@ _HEADS = {
     "svm": Head(
         "support vector machine with an RBF kernel",
         "sklearn.svm.SVC",
-        defaults={"cache_size": 500},
+        defaults={"C": 10.0, "cache_size": 500},
         grid={"C": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]},
     ),
     "linear-svm": Head(

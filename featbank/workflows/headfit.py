@@ -1,0 +1,117 @@
+"""The fit of an estimator's head: weights for each of its steps, parameters from its grid."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.errors import HeadError
+from featbank.evaluation.inputs import checked
+from featbank.evaluation.plan import plan_final
+from featbank.heads.registry import grid, head_name, make_head
+
+__all__ = ["HeadFit", "plan_head_fit"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """A fit that is known to be possible, before there are features.
+
+    Attributes
+    ----------
+    head : str or estimator
+        As given.
+    estimator : estimator
+        Unfitted, seeded.
+    tune : bool
+    weights : dict
+        Fit parameters of `estimator` that hold the weights of samples.
+    seed : int or None
+    """
+
+    head: Any
+    estimator: Any
+    tune: bool
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    def run(self, X: Array, y: Array) -> dict[str, Any]:
+        """Choose parameters if that was asked for, fit `estimator`, return what was chosen."""
+        from sklearn import config_context
+
+        # Weights go by the names of steps, also where metadata routing is switched on.
+        by_step = config_context(enable_metadata_routing=False)
+        with by_step if self.weights else contextlib.nullcontext():
+            best = self._chosen(X, y) if self.tune else {}
+            self.estimator.set_params(**best).fit(X, y, **self.weights)
+        return best
+
+    def _chosen(self, X: Array, y: Array) -> dict[str, Any]:
+        """Choose from the head's grid, in folds that part no equal rows; the first of equals."""
+        from sklearn.model_selection import GridSearchCV
+
+        digests = [hashlib.sha256(row.tobytes()).digest() for row in X]
+        codes = np.unique(y, return_inverse=True)[1]
+        inner = plan_final(checked(X, codes, digests=digests), seed=self.seed or 0).inner
+        values = grid(self.head, n_samples=min((len(rows) for rows, _ in inner), default=None))
+        if not values:
+            return {}
+        if not inner:
+            warnings.warn(
+                "a class is too small to choose parameters on; the head's defaults are used.",
+                UserWarning,
+                stacklevel=4,  # where the estimator's fit was called
+            )
+            return {}
+        search = GridSearchCV(self.estimator, values, cv=inner, refit=False, error_score="raise")
+        best: dict[str, Any] = search.fit(X, y, **self.weights).best_params_
+        return best
+
+
+def plan_head_fit(
+    head: Any, *, tune: bool = False, sample_weight: Any = None, seed: int | None = None
+) -> HeadFit:
+    """Build the head and see that it can be fitted as asked.
+
+    Raises
+    ------
+    HeadError
+        The head is unknown, takes no weights, or has no grid.
+    """
+    estimator = make_head(head, random_state=seed)
+    if tune and (not isinstance(head, str) or "." in head):
+        raise HeadError(
+            f"tune=True knows no grid for {head_name(head)}; give a head by its name, or search "
+            "over head__... with scikit-learn's GridSearchCV."
+        )
+    weights = {} if sample_weight is None else _by_step(estimator, head_name(head), sample_weight)
+    return HeadFit(head, estimator, tune, weights, seed)
+
+
+def _by_step(head: Any, name: str, sample_weight: Any) -> dict[str, Any]:
+    """Return weights as fit parameters of all steps that take them; the last one must.
+
+    Scaling without the weights that the classifier has would not be what repeated rows give.
+    """
+    from sklearn.utils.validation import has_fit_parameter
+
+    steps = getattr(head, "steps", None) or [("", head)]
+    if not has_fit_parameter(steps[-1][1], "sample_weight"):
+        raise HeadError(
+            f"head {name!r} takes no sample_weight; fit without it, or choose a head that does: "
+            "logreg, svm, linear-svm, ridge, mlp."
+        )
+    return {
+        f"{step}__sample_weight" if step else "sample_weight": sample_weight
+        for step, estimator in steps
+        if has_fit_parameter(estimator, "sample_weight")
+    }
