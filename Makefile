@@ -1,0 +1,40 @@
+# Every target does its own set-up: a virtual environment in .venv, made anew when what it holds is
+# no longer what pyproject.toml asks for. Needs Python 3.11 or newer and a package registry.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.current
+
+# A second OpenMP thread a process makes small tests slower, and tests run worker processes.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.PHONY: demo test lint bench format clean
+
+demo: $(STAMP)
+	$(BIN)/featbank demo
+
+test: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/extraction.py
+
+clean:
+	rm -rf $(VENV) demo build dist
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "featbank needs Python 3.11 or newer; name one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,timm]' --group dev
+	touch $(STAMP)

@@ -1,0 +1,5 @@
+"""``python -m featbank``: the command line."""
+
+from featbank.cli import main
+
+main()
