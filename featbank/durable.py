@@ -29,12 +29,13 @@ __all__ = [
     "publish_file",
     "remove_temporaries",
     "replacing",
+    "temporary",
     "write_file",
 ]
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-_PREFIX = ".tmp-"
+_PREFIX = ".featbank-tmp-"
 _STALE_SECONDS = 3600.0
 
 
@@ -43,7 +44,7 @@ class FileSystem:
 
     def create(self, path: str) -> int:
         """Create a new file and return its descriptor."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def write(self, fd: int, data: memoryview) -> int:
         """Write some of `data`, return how many bytes."""
@@ -86,7 +87,8 @@ def _write_all(fd: int, data: memoryview) -> None:
         data = data[fs.write(fd, data) :]
 
 
-def _temporary(directory: str) -> str:
+def temporary(directory: str) -> str:
+    """Return a name for a temporary in `directory` that `remove_temporaries` knows again."""
     return os.path.join(directory, f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
 
 
@@ -100,7 +102,7 @@ class Spool(io.RawIOBase):
     def __init__(self, path: str) -> None:
         self.path = path
         self.error: OSError | None = None
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._fd = fs.create(path)
 
     def readable(self) -> bool:  # noqa: D102
         return True
@@ -156,24 +158,38 @@ class Spool(io.RawIOBase):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Spool]:
-    """Give a `Spool` that takes the name `path` when the block ends without an error."""
+    """Give a `Spool` that takes the name `path` when the block ends without an error.
+
+    Raises
+    ------
+    OSError
+        The first error that writing met, whatever the block made of it; the old file stands.
+    """
     target = os.fsdecode(path)
     directory = os.path.dirname(target) or "."
-    spool = Spool(_temporary(directory))
+    spool = Spool(temporary(directory))
     try:
         yield spool
         spool.finish()
         fs.replace(spool.path, target)
-    except BaseException:
+    except BaseException as error:
         spool.abandon()
-        with contextlib.suppress(OSError):
-            os.unlink(spool.path)
+        _discard(spool.path)
+        # HDF5 stumbles over what was never written, and its words hide that the disk is full.
+        if isinstance(error, Exception) and spool.error not in (None, error):
+            raise spool.error from error
         raise
     fs.sync_directory(directory)
 
 
+def _discard(path: str) -> None:
+    """Remove a temporary; one that stays is swept some day."""
+    with contextlib.suppress(OSError):
+        fs.unlink(path)
+
+
 def _write_temporary(directory: str, data: bytes | memoryview) -> str:
-    path = _temporary(directory)
+    path = temporary(directory)
     fd = fs.create(path)
     try:
         try:
@@ -182,8 +198,7 @@ def _write_temporary(directory: str, data: bytes | memoryview) -> str:
         finally:
             os.close(fd)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        _discard(path)
         raise
     return path
 
@@ -198,12 +213,11 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     """
     target = os.fsdecode(path)
     directory = os.path.dirname(target) or "."
-    temporary = _write_temporary(directory, data)
+    written = _write_temporary(directory, data)
     try:
-        fs.replace(temporary, target)
+        fs.replace(written, target)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _discard(written)
         raise
     fs.sync_directory(directory)
 
@@ -221,18 +235,17 @@ def publish_file(path: Path, data: bytes | memoryview) -> bool:
     """
     target = os.fsdecode(path)
     directory = os.path.dirname(target) or "."
-    temporary = _write_temporary(directory, data)
+    written = _write_temporary(directory, data)
     fresh = True
     try:
-        fs.link(temporary, target)
+        fs.link(written, target)
     except FileExistsError:
         fresh = False
     except OSError:
         # Some network and FAT file systems have no links; a rename of equal bytes does no harm.
-        fs.replace(temporary, target)
+        fs.replace(written, target)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            fs.unlink(temporary)
+        _discard(written)
     fs.sync_directory(directory)
     return fresh
 
@@ -258,9 +271,9 @@ def remove_temporaries(directory: Path) -> int:
         for entry in entries:
             if not entry.name.startswith(_PREFIX):
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # another process sweeps too, or it is not ours
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
-                    os.unlink(entry.path)
+                    fs.unlink(entry.path)
                     removed += 1
     return removed
 

@@ -198,8 +198,7 @@ def inspect(file: h5py.File, size: int) -> None:
     def check_attributes(target: h5py.HLObject, what: str) -> None:
         for i in range(h5py.h5a.get_num_attrs(target.id)):
             attribute = h5py.h5a.open(target.id, index=i)
-            space = attribute.get_space()
-            if space.get_simple_extent_ndims() != 0:
+            if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
                 raise BankDamaged(f"{what} has an attribute that is not a single value.")
             if attribute.get_type().get_size() > _MAX_ATTRIBUTE:
                 raise BankDamaged(f"{what} has an attribute of over a megabyte.")
@@ -213,6 +212,8 @@ def inspect(file: h5py.File, size: int) -> None:
             raise BankDamaged(f"{what} keeps its data in another file.")
         if plan.get_nfilters():
             raise BankDamaged(f"{what} is stored through a filter.")
+        if dataset.shape is None:
+            raise BankDamaged(f"{what} is empty, without even a shape.")
         check_type(dataset.dtype, what)
         declared = math.prod(dataset.shape) * int(dataset.dtype.itemsize)
         offset = dataset.id.get_offset()

@@ -108,7 +108,7 @@ def find(model: str) -> Found:
         if _has_timm():
             bare, _, tag = name.partition(".")
             timm_names = PROVIDERS["timm"].names()
-            if bare in timm_names:
+            if bare in timm_names or import_timm().is_model(bare):  # one of the caller's own
                 if tag and tag not in PROVIDERS["timm"].tags(bare):
                     raise UnknownBackbone(
                         f"timm's {bare} has no weights {tag!r}; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "resolve"]
 
-logger = logging.getLogger(__name__)
-
-_said: set[tuple[str, int]] = set()
-
 
 @dataclass(frozen=True)
 class _Choice:
@@ -44,20 +39,12 @@ class _Choice:
 def resolve(request: Request) -> Recipe:
     """Return the recipe of a request, from the memo where it still holds.
 
-    Weights that are not on this machine are downloaded; ``"none"`` makes a random network, and
-    says so in the log.
+    Weights that are not on this machine are downloaded; ``"none"`` makes a random network.
 
     Raises
     ------
     UnknownBackbone, WeightsUnavailable, MissingDependency, BackboneError
     """
-    if request.random and (request.model, request.seed) not in _said:
-        _said.add((request.model, request.seed))  # loudly, and once
-        logger.warning(
-            "%s has random weights (seed %d): its features are a baseline, not knowledge",
-            request.model,
-            request.seed,
-        )
     if recipe := memo.recall(request):
         return recipe
     choice = _choose(request)

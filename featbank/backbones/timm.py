@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from pathlib import Path
@@ -40,6 +41,21 @@ def import_timm() -> ModuleType:
     return timm
 
 
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(import_timm().list_models()))
+
+
+@functools.cache
+def _tags() -> dict[str, list[str]]:
+    """Return the tags of all networks' weights: timm takes milliseconds to list those of one."""
+    tags: dict[str, list[str]] = {}
+    for full in sorted(import_timm().list_pretrained()):
+        name, _, tag = full.partition(".")
+        tags.setdefault(name, []).append(tag)
+    return tags
+
+
 class TimmProvider:
     """Every network that ``timm.list_models`` lists, without the tags of its weights."""
 
@@ -47,12 +63,11 @@ class TimmProvider:
 
     def names(self) -> list[str]:
         """Return the names of the networks, sorted."""
-        return sorted(import_timm().list_models())
+        return list(_names())
 
     def tags(self, name: str) -> tuple[str, ...]:
         """Return the tags of the weights, the default first."""
-        full = import_timm().list_pretrained(f"{name}*")
-        tags = sorted(f.partition(".")[2] for f in full if f.partition(".")[0] == name)
+        tags = _tags().get(name, ())
         default = self.default_tag(name)
         return tuple(sorted(tags, key=lambda tag: tag != default))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -22,6 +23,13 @@ _FIXED_INPUT = ("vit_", "maxvit_")
 _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 
 
+@functools.cache
+def _names() -> tuple[str, ...]:
+    import torchvision.models
+
+    return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
+
+
 class TorchvisionProvider:
     """Every network that ``torchvision.models.list_models`` lists for classification."""
 
@@ -29,9 +37,7 @@ class TorchvisionProvider:
 
     def names(self) -> list[str]:
         """Return the names of the networks, sorted."""
-        import torchvision.models
-
-        return sorted(torchvision.models.list_models(module=torchvision.models))
+        return list(_names())
 
     def tags(self, name: str) -> tuple[str, ...]:
         """Return the names of torchvision's enum of weights."""

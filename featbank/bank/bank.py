@@ -32,7 +32,7 @@ from featbank.errors import (
     nearest,
 )
 
-__all__ = ["BANK_VERSION", "Bank", "KnownRecipe", "Selection"]
+__all__ = ["BANK_VERSION", "Bank", "KnownRecipe", "Selection", "known_recipe", "shard_paths"]
 
 BANK_VERSION = 1
 
@@ -145,8 +145,9 @@ class Bank:
                 f"{path} names one packed file, and features are added to a folder; "
                 "choose a folder with --bank."
             )
-        if not os.path.exists(os.path.join(path, "bank.json")):
-            if os.path.isdir(path) and any(not n.startswith(".") for n in os.listdir(path)):
+        names = os.listdir(path) if os.path.isdir(path) else []
+        if "bank.json" not in names:
+            if any(not name.startswith(".") for name in names):
                 raise BankError(
                     f"{path} is a folder with other things in it and no bank; "
                     "choose another place with --bank."
@@ -154,6 +155,7 @@ class Bank:
             durable.make_directory(path)
             text = json.dumps({"featbank": "bank", "format": BANK_VERSION}) + "\n"
             durable.write_file(os.path.join(path, "bank.json"), text.encode())
+        durable.remove_temporaries(path)
         return cls(path)
 
     def __repr__(self) -> str:
@@ -171,12 +173,15 @@ class Bank:
             self._verified.ensure(self.path, hdf5.check_seal)
             plain = packed.read_recipes(self.path)
         else:
-            plain = []
-            for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
-                document = os.path.join(entry.path, "recipe.json")
-                if os.path.isfile(document):
-                    plain.append(_read_json(document))
+            folders = self.recipe_folders()
+            return [known_recipe(f) for f in folders if os.path.isfile(_document(f))]
         return [_known(item, self.path) for item in plain]
+
+    def recipe_folders(self) -> list[str]:
+        """Return the folders that hold a recipe, or shards without one, sorted."""
+        with os.scandir(self.path) as entries:
+            folders = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+        return [f for f in folders if os.path.isfile(_document(f)) or shard_paths(f)]
 
     @property
     def index(self) -> Index:
@@ -187,19 +192,29 @@ class Bank:
         path = os.path.join(self.path, "index.h5")
         if not os.path.exists(path):
             return Index()
-        hdf5.check_seal(path)
-        with hdf5.open_inspected(path) as file:
-            return read_index(file)
+        try:
+            hdf5.check_seal(path)
+            with hdf5.open_inspected(path) as file:
+                return read_index(file)
+        except BankDamaged as error:
+            raise BankDamaged(
+                f"{str(error).rstrip('.')}, or delete it and run `featbank extract` on each source "
+                "again: that reads the images and computes nothing that the shards have."
+            ) from error
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """What was indexed, as `featbank.data.sources.Source.to_dict` says it, by name."""
         if self.packed:
+            self._verified.ensure(self.path, hdf5.check_seal)
             return packed.read_sources(self.path)
         path = os.path.join(self.path, "sources.json")
         if not os.path.exists(path):
             return {}
-        return {source["name"]: source for source in _read_json(path)["sources"]}
+        try:
+            return {source["name"]: dict(source) for source in _read_json(path)["sources"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise BankDamaged(f"{path} does not say what was indexed: {error}") from error
 
     def shards(self, fingerprint: str) -> list[Shard]:
         """Return the shards of a recipe, each compared with its digest.
@@ -229,13 +244,7 @@ class Bank:
         known = [k for k in self.recipes if k.fingerprint == fingerprint]
         if not known:
             return []
-        folder = os.path.join(self.path, known[0].slug)
-        found = []
-        for part in sorted(os.listdir(folder)):
-            if len(part) == 2 and os.path.isdir(os.path.join(folder, part)):
-                names = sorted(os.listdir(os.path.join(folder, part)))
-                found += [os.path.join(folder, part, n) for n in names if n.endswith(".h5")]
-        return [path for path in found if not os.path.basename(path).startswith(".")]
+        return shard_paths(os.path.join(self.path, known[0].slug))
 
     def columns(self, fingerprint: str) -> dict[Column, int]:
         """Return the columns of a recipe with the number of keys that have each."""
@@ -343,8 +352,7 @@ class Bank:
                 words += _values(part, title).take(rows).tolist()
         keys = np.concatenate(digests) if digests else np.empty((0, 32), np.uint8)
         if not len(keys) and not missing:
-            what = "the bank" if split is None else f"the split {split!r}"
-            raise FeaturesMissing(f"{what} has no readable images; run `featbank extract`.")
+            raise FeaturesMissing(_nothing(sources, split))
         blocks = []
         for column in columns:
             table = self.rows(known.fingerprint, column)
@@ -413,6 +421,11 @@ class Bank:
         if not columns:
             raise FeaturesMissing(f"{known.slug} has no features yet; run `featbank extract`.")
         if view is not None:
+            views = sorted({c.view for c in columns})
+            if view not in views:
+                raise FeaturesMissing(
+                    f"{known.slug} has no features of the view {view!r}; {nearest(view, views)}"
+                )
             columns = [c for c in columns if c.view == view]
         wanted = [None] if layer is None else [layer] if isinstance(layer, str) else list(layer)
         return known, [_one_column(columns, word) for word in wanted]
@@ -422,9 +435,11 @@ class Bank:
     def register(self, recipe: Recipe, provenance: Mapping[str, Any]) -> str:
         """Make the folder of a recipe, if it is missing; return its path."""
         folder = os.path.join(self.path, recipe.slug)
-        path = os.path.join(folder, "recipe.json")
+        path = _document(folder)
         if os.path.exists(path):
-            if _known(_read_json(path), path).fingerprint != recipe.fingerprint:
+            for directory in (folder, *_parts(folder)):
+                durable.remove_temporaries(directory)
+            if known_recipe(folder).fingerprint != recipe.fingerprint:
                 raise BankDamaged(f"{path} holds another recipe than its folder's name says.")
             return folder
         durable.make_directory(folder)
@@ -438,6 +453,8 @@ class Bank:
             },
         }
         durable.write_file(path, (json.dumps(document, indent=2) + "\n").encode())
+        # Another process may have made the folder, and not have come to syncing its name.
+        durable.fs.sync_directory(self.path)
         return folder
 
     def seal(
@@ -497,6 +514,43 @@ def _check_folder(path: str) -> None:
         )
 
 
+def _document(folder: str) -> str:
+    return os.path.join(folder, "recipe.json")
+
+
+def _parts(folder: str) -> list[str]:
+    """Return the folders below a recipe's that hold its shards."""
+    with os.scandir(folder) as entries:
+        return sorted(e.path for e in entries if len(e.name) == 2 and e.is_dir())
+
+
+def known_recipe(folder: str) -> KnownRecipe:
+    """Read the recipe of a folder of shards.
+
+    Raises
+    ------
+    BankDamaged
+        It is missing, or not what was written.
+    """
+    path = _document(folder)
+    try:
+        return _known(_read_json(path), path)
+    except FileNotFoundError:
+        raise BankDamaged(
+            f"{path} is missing, so the shards beside it can't be found; bring it again from a "
+            "copy, or run `featbank extract` with the same model."
+        ) from None
+
+
+def shard_paths(folder: str) -> list[str]:
+    """Return the files of the shards below a recipe's folder, unread, sorted."""
+    found = []
+    for part in _parts(folder):
+        names = sorted(n for n in os.listdir(part) if n.endswith(".h5") and n[0] != ".")
+        found += [os.path.join(part, name) for name in names]
+    return found
+
+
 def _read_json(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
@@ -534,6 +588,17 @@ def _one_column(columns: Sequence[Column], word: str | None) -> Column:
             f"{', '.join(c.name for c in fitting)}."
         )
     return fitting[0]
+
+
+def _nothing(sources: Iterable[IndexedSource], split: str | None) -> str:
+    """Say why a selection is empty."""
+    splits = {word for part in sources for word in part.listing.split.tolist() if word is not None}
+    if split is None or split in splits:
+        what = "the bank" if split is None else f"the split {split!r}"
+        return f"{what} has no readable images; run `featbank extract`."
+    return f"no image is in the split {split!r}; " + (
+        nearest(split, splits) if splits else "the sources have no splits."
+    )
 
 
 def _values(part: IndexedSource, title: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from featbank import durable, hdf5
 from featbank.bank import packed
-from featbank.bank.bank import Bank
+from featbank.bank.bank import Bank, known_recipe, shard_paths
 from featbank.bank.shard import file_digest, read_shard
 from featbank.errors import BankDamaged, BankError, BankVersionError
 
@@ -60,13 +60,18 @@ def verify(bank: Bank) -> Verification:
         except BankDamaged as error:
             damaged.append(str(error))
         return Verification(shards, rows, tuple(damaged))
-    for fingerprint in _recipes(bank, damaged):
-        for path in bank.shard_paths(fingerprint):
+    for folder in bank.recipe_folders():
+        fingerprint = ""
+        try:
+            fingerprint = known_recipe(folder).fingerprint
+        except (BankError, OSError) as error:
+            damaged.append(str(error))
+        for path in shard_paths(folder):
             try:
                 if file_digest(path) != os.path.basename(path).removesuffix(".h5"):
                     raise BankDamaged(f"{path} does not hold the bytes that were sealed.")
                 shard = read_shard(path)
-                if shard.fingerprint != fingerprint:
+                if fingerprint and shard.fingerprint != fingerprint:
                     raise BankDamaged(f"{path} lies under another recipe than its own.")
             except (BankDamaged, BankVersionError, OSError) as error:
                 damaged.append(str(error))
@@ -79,14 +84,6 @@ def verify(bank: Bank) -> Verification:
         except (BankError, OSError) as error:
             damaged.append(str(error))
     return Verification(shards, rows, tuple(damaged))
-
-
-def _recipes(bank: Bank, damaged: list[str]) -> list[str]:
-    try:
-        return [known.fingerprint for known in bank.recipes]
-    except BankDamaged as error:
-        damaged.append(str(error))
-        return []
 
 
 def compact(bank: Bank, target: str | os.PathLike[str] | None = None) -> str:

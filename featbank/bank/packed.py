@@ -33,7 +33,7 @@ from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard
 from featbank.data.index import Index
 from featbank.data.indexfile import fill_index, read_index
-from featbank.errors import BackboneError, BankDamaged, BankVersionError
+from featbank.errors import BankDamaged, BankError, BankVersionError
 
 if TYPE_CHECKING:
     from featbank.bank.bank import Bank
@@ -151,7 +151,9 @@ def _opened(path: str) -> Iterator[h5py.File]:
                     "install a newer featbank."
                 )
             yield file
-        except (KeyError, ValueError, TypeError, AttributeError, BackboneError) as error:
+        except BankError:
+            raise
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
             raise BankDamaged(f"{path} is no packed bank: {error}") from error
 
 

@@ -106,9 +106,12 @@ def seal_shard(
 
     data = hdf5.build(fill)
     digest = hashlib.sha256(data).hexdigest()
-    durable.make_directory(os.path.join(folder, digest[:2]))
-    path = os.path.join(folder, digest[:2], f"{digest}.h5")
+    part = os.path.join(folder, digest[:2])
+    durable.make_directory(part)
+    path = os.path.join(part, f"{digest}.h5")
     durable.publish_file(path, memoryview(data))
+    # Another process may have made `part` this moment, and not have come to syncing its name.
+    durable.fs.sync_directory(folder)
     return path
 
 

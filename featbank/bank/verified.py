@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Callable
+
+from featbank import durable
 
 __all__ = ["Verified"]
 
@@ -47,7 +48,7 @@ class Verified:
         if not self._fresh or self._known is None:
             return
         present = {n: s for n, s in self._known.items() if os.path.exists(self._join(n))}
-        temporary = f"{self._path}.{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = durable.temporary(self._folder)
         with contextlib.suppress(OSError):  # a cache: a read-only bank is read all the same
             try:
                 with open(temporary, "w", encoding="ascii") as file:
@@ -65,7 +66,10 @@ class Verified:
     def _load(self) -> dict[str, list[int]]:
         if self._known is None:
             self._known = {}
-            with contextlib.suppress(OSError, ValueError), open(self._path, "rb") as file:
+            with (
+                contextlib.suppress(OSError, ValueError, RecursionError),
+                open(self._path, "rb") as file,
+            ):
                 known = json.load(file)
                 if isinstance(known, dict):
                     self._known = known

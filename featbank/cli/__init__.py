@@ -19,6 +19,7 @@ from featbank.cli.demo import demo
 from featbank.cli.extract import extract, status
 from featbank.cli.fit import fit, predict
 from featbank.cli.models import models
+from featbank.cli.options import shown
 from featbank.errors import FeatbankError
 
 __all__ = ["cli", "main"]
@@ -38,7 +39,7 @@ class FeatbankGroup(click.Group):
         except BrokenPipeError:
             raise
         except (FeatbankError, OSError, MemoryError) as error:
-            click.echo(f"Error: {_message(error)}", err=True)
+            click.echo(f"Error: {shown(_message(error))}", err=True)
             raise click.exceptions.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             click.echo("Interrupted.", err=True)
@@ -50,7 +51,13 @@ def _message(error: BaseException) -> str:
     if isinstance(error, FeatbankError):
         return str(error)
     if isinstance(error, OSError):  # a folder that can't be written, a disk that is full
-        return f"{os.fsdecode(error.filename or 'the system')}: {error.strerror or error}."
+        what = f"{str(error.strerror or error).rstrip('.')}."
+        if not isinstance(error.filename, str | bytes):
+            return what
+        path = os.fsdecode(error.filename)
+        if os.path.basename(path).startswith("."):  # a temporary's name says nothing to a user
+            path = os.path.dirname(path) or "."
+        return f"{path}: {what}"
     return "memory ran out; try fewer --workers or a smaller --batch-size."
 
 

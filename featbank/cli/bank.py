@@ -76,7 +76,10 @@ def verify(*, bank: str, as_json: bool) -> None:
 @bank_option
 @json_option
 def compact(*, target: str | None, bank: str, as_json: bool) -> None:
-    """Write the bank as one plain HDF5 file, for sharing: TARGET, or the bank's name with .h5."""
+    """Write the bank as one plain HDF5 file, for sharing.
+
+    Its name is TARGET, by default the bank's with .h5 behind it.
+    """
     import os
 
     from featbank.bank.bank import Bank

@@ -31,7 +31,12 @@ FEW = 5
 @bank_option
 @run_options
 @click.option(
-    "--shard-rows", type=int, default=1024, show_default=True, help="Rows sealed at once."
+    "--shard-rows",
+    type=int,
+    metavar="N",
+    default=1024,
+    show_default=True,
+    help="Rows sealed at once.",
 )
 @click.option(
     "--on-error",
@@ -56,11 +61,12 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
 
     keep_large_blocks()
     opened = open_sources(sources, **source_words(options))
-    model = workflow.open_model(options.pop("model"), **model_words(options))
+    words = model_words(options)
+    name, bank = options.pop("model"), options.pop("bank")
     columns = workflow.parse_columns(options.pop("layers"))
-    bank = options.pop("bank")
-    choices = {name: options.pop(name) for name in ("retry_failed", "paranoid")}
+    choices = {choice: options.pop(choice) for choice in ("retry_failed", "paranoid")}
     settings = workflow.run_settings(**options)
+    model = workflow.open_model(name, **words)  # last: this may take seconds
     with progress_bar("embedding", "img") as progress:
         try:
             result = workflow.extract_to(
@@ -121,8 +127,8 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     from featbank.workflows.survey import open_sources
 
     opened = open_sources(sources, **source_words(options))
-    model = workflow.open_model(options.pop("model"), **model_words(options))
     columns = workflow.parse_columns(options.pop("layers"))
+    model = workflow.open_model(options.pop("model"), **model_words(options))
     found = look(options["bank"], opened, model, columns)
     if as_json:
         print_json(found.to_dict())

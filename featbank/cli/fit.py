@@ -9,6 +9,7 @@ import click
 
 from featbank.cli.options import (
     bank_option,
+    columns_of,
     json_option,
     print_json,
     progress_bar,
@@ -56,7 +57,14 @@ def _value(text: str) -> Any:
 @click.option(
     "--cv", type=float, metavar="K", help="Folds (5), or below 1 the share held out in each repeat."
 )
-@click.option("--repeats", type=int, default=1, show_default=True, help="Times folds are redrawn.")
+@click.option(
+    "--repeats",
+    type=int,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Times folds are redrawn.",
+)
 @click.option(
     "--tune/--no-tune", default=True, show_default=True, help="Choose settings inside each fold."
 )
@@ -66,10 +74,22 @@ def _value(text: str) -> Any:
 )
 @click.option("--calibrate", is_flag=True, help="Give every head probabilities (Platt).")
 @click.option(
-    "--scoring", default="accuracy", show_default=True, help="What settings are chosen by."
+    "--scoring",
+    metavar="NAME",
+    default="accuracy",
+    show_default=True,
+    help="What settings are chosen by.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of folds and heads.")
-@click.option("--jobs", type=int, default=-1, help="Fits at the same time; by default one a core.")
+@click.option(
+    "--seed", type=int, metavar="N", default=0, show_default=True, help="Of folds and heads."
+)
+@click.option(
+    "--jobs",
+    type=int,
+    metavar="N",
+    default=-1,
+    help="Fits at the same time; by default one a core.",
+)
 @click.option(
     "--out", default=".", metavar="PATH", help="Folder for <head>.skops, or the one file's name."
 )
@@ -88,18 +108,22 @@ def fit(
     no_save: bool,
     **options: Any,
 ) -> None:
-    """Score heads on the bank's features, fit them on all images, and save them.
+    """Score heads on the bank's features, fit them, and save them.
 
     Scores come from stratified 5-fold cross-validation, with settings chosen inside each fold; or
-    from the index's own splits, where it has any.
+    from the index's own splits, where it has any. What is saved is fitted on all images that no
+    split reserves.
     """
     from featbank.workflows.fit import fit as workflow
 
     if list_heads:
         from featbank.heads.registry import list_heads as heads_there_are
 
-        for name, description in heads_there_are().items():
-            click.echo(f"{name:12}{description}")
+        known = heads_there_are()
+        if as_json:
+            print_json({"heads": [{"head": name, "description": known[name]} for name in known]})
+        else:
+            click.echo(columns_of(list(known.items())))
         return
     names = [name for text in heads for name in words_of(text) or []]
     cv = options.pop("cv")
@@ -111,7 +135,7 @@ def fit(
             classes=words_of(options.pop("classes")),
             exclude=words_of(options.pop("exclude")) or (),
             params=_parameters(params),
-            cv=int(cv) if cv is not None and cv == int(cv) else cv,
+            cv=int(cv) if cv is not None and cv.is_integer() else cv,
             random_state=options.pop("seed"),
             n_jobs=options.pop("jobs"),
             out=None if no_save else options["out"],
@@ -140,7 +164,9 @@ def _parameters(texts: tuple[str, ...]) -> dict[str, Any] | None:
 @click.command()
 @click.argument("classifier")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--top", type=int, default=5, show_default=True, help="Classes told of each image.")
+@click.option(
+    "--top", type=int, metavar="K", default=5, show_default=True, help="Classes told of each image."
+)
 @click.option("--csv", "table", metavar="FILE", help="Write file_name,id and, if asked, more.")
 @click.option("--probabilities", is_flag=True, help="Probabilities of all classes in the CSV.")
 @click.option("--bank", metavar="PATH", help="A bank as cache for features.")
@@ -163,9 +189,11 @@ def predict(
 ) -> None:
     """Classify IMAGES, files or folders, with a saved CLASSIFIER.
 
-    It embeds them with the classifier's own recipe, and refuses other weights.
+    It embeds them with the classifier's own recipe, and refuses other weights. Images that can't
+    be read are listed; only if none can be read is the exit status 1.
     """
     from featbank.classifier import Classifier
+    from featbank.errors import ClassifierError
     from featbank.extraction.allocator import keep_large_blocks
     from featbank.workflows.extract import run_settings
     from featbank.workflows.predict import predict as workflow
@@ -175,9 +203,13 @@ def predict(
         raise click.UsageError("--probabilities belongs to --csv.")
     if top < 1:
         raise click.UsageError("--top is 1 or more.")
+    if table is not None:
+        _check_folder(table)
     opened = Classifier.load(classifier, trust=options.pop("trust"))
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)
+    if probabilities and not hasattr(opened.head, "predict_proba"):
+        raise ClassifierError("this classifier gives no probabilities; fit it with --calibrate.")
     with progress_bar("embedding", "img") as progress:
         result = workflow(
             opened,
@@ -201,6 +233,19 @@ def predict(
             click.echo(f"{shown(one.path)}  {', '.join(told)}")
     for path, reason in result.failed:
         click.echo(f"can't read {shown(path)}: {reason}", err=True)
+    if not result.predictions:
+        raise SystemExit(1)
+
+
+def _check_folder(table: str) -> None:
+    """Find out before the images are embedded, not after."""
+    from featbank.errors import DataError
+
+    folder = os.path.dirname(table) or "."
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {folder} to write {table} in; make it first.")
+    if os.path.isdir(table):
+        raise DataError(f"{table} is a folder; name a file after --csv.")
 
 
 def _write_table(result: PredictionResult, path: str, *, probabilities: bool) -> None:
@@ -208,7 +253,6 @@ def _write_table(result: PredictionResult, path: str, *, probabilities: bool) ->
     import io
 
     from featbank import durable
-    from featbank.errors import ClassifierError
 
     classes = result.classifier.classes
     text = io.StringIO()
@@ -218,10 +262,6 @@ def _write_table(result: PredictionResult, path: str, *, probabilities: bool) ->
         row: list[Any] = [os.path.basename(one.path), one.label]
         if probabilities:
             of = {guess.label: guess.probability for guess in one.top}
-            if None in of.values():
-                raise ClassifierError(
-                    "this classifier gives no probabilities; fit it with --calibrate."
-                )
             row += [f"{of[name]:.6f}" for name in classes]
         writer.writerow(row)
     durable.write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -94,7 +94,12 @@ model_options = together(
         help="What the network computes in.",
     ),
     click.option(
-        "--seed", type=int, default=0, show_default=True, help="Of the weights with --weights none."
+        "--seed",
+        type=int,
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="Of the weights with --weights none.",
     ),
 )
 

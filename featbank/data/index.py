@@ -191,6 +191,8 @@ class IndexedSource:
         A digest and a ledger entry are carried over where name, size, times and inode are the
         same and the times were not within two seconds of the scan that the digest belongs to.
         """
+        # The caller's listing stays as it is; only its column of scans is written to below.
+        listing = dataclasses.replace(listing, scanned=listing.scanned.copy())
         fresh = IndexedSource.new(self.name, root, listing)
         if root != self.root or not len(self) or not len(fresh):
             return fresh

@@ -16,7 +16,7 @@ import numpy as np
 
 from featbank import hdf5
 from featbank.data.index import Index, IndexedSource, Int64, Listing, Text
-from featbank.errors import BankDamaged, BankVersionError
+from featbank.errors import BankDamaged, BankError, BankVersionError
 
 __all__ = ["INDEX_VERSION", "fill_index", "read_index"]
 
@@ -77,7 +77,9 @@ def read_index(group: h5py.Group) -> Index:
                 "install a newer featbank."
             )
         sources = [_read_source(group[name]) for name in sorted(group)]
-    except (KeyError, TypeError, AttributeError, IndexError, UnicodeDecodeError) as error:
+    except BankError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
         raise BankDamaged(f"the index is not as featbank writes it: {error}") from error
     return Index({source.name: source for source in sources})
 

@@ -104,15 +104,15 @@ class Claims:
         return [event.item, *others]
 
     def released(self, items: Iterable[int]) -> list[int]:
-        """Take back what a dead reader had; return the images to be given out again."""
-        again = []
+        """Take back what a dead reader had; return the images to be given out again, each once."""
+        again: set[int] = set()
         for item in items:
             digest = self._bytes.pop(item, None)
             if digest is not None:
                 del self._owner[digest]
-                again += self._waiting.pop(digest, [])
+                again.update(self._waiting.pop(digest, ()))
             if self.state[item] == PENDING and not self._waits(item):
-                again.append(item)
+                again.add(item)
         return sorted(again)
 
     def _waits(self, item: int) -> bool:

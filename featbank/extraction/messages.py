@@ -164,4 +164,4 @@ class Stop:
 class Crashed:
     """An error that is not one image's: it ends the run."""
 
-    error: BaseException
+    error: Exception

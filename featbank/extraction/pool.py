@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,11 +19,21 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from featbank.errors import ExtractionError
-from featbank.extraction.messages import Began, Crashed, Stop, Task, WorkerSpec
+from featbank.extraction.messages import (
+    Began,
+    Crashed,
+    Decoded,
+    Failed,
+    Sealed,
+    Stop,
+    Task,
+    WorkerSpec,
+)
 
 __all__ = ["Died", "Pool", "Watch", "Worker"]
 
 _TICK = 0.1  # seconds between two looks of the watchdog
+_END_SECONDS = 5.0  # for a process that has said its last word to end
 _MAX_LOSSES = 3  # deaths in a row that no image explains
 
 
@@ -92,18 +103,31 @@ class Pool:
     def _start(self) -> Worker:
         ours, theirs = Pipe()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        # The worker must import the same featbank, and unpickle what the caller can import.
+        # The worker must import the same featbank, and unpickle what the caller can import; -P, for
+        # a folder of images that is the current one may well hold a file called random.py.
         environment["PYTHONPATH"] = os.pathsep.join([p or os.getcwd() for p in sys.path])
-        process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-            [sys.executable, "-m", "featbank.extraction.worker", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-        theirs.close()
+        try:
+            process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                [sys.executable, "-P", "-m", "featbank.extraction.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the parent's may be JSON for another program
+                process_group=0,  # a Ctrl-C is for the parent, also while a worker starts
+                env=environment,
+            )
+        except OSError as error:
+            ours.close()
+            raise ExtractionError(
+                f"a worker process could not be started ({error.strerror or error}); try fewer "
+                "--workers, or 0 to do everything in one process."
+            ) from error
+        finally:
+            theirs.close()
         worker = Worker(process, ours)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            ours.send(self._spec)
+            # Not send(): once torch is imported that passes tensors by way of a server in this
+            # process, for which a worker of ours has no key.
+            ours.send_bytes(pickle.dumps(self._spec))
         return worker
 
     def give(self, worker: Worker, task: Task) -> None:
@@ -130,7 +154,7 @@ class Pool:
             while True:
                 try:
                     message = worker.connection.recv()
-                except (EOFError, ConnectionResetError, OSError):
+                except Exception:  # the end, or half a message where an interrupt cut its reading
                     yield worker, self._bury(worker, None)
                     break
                 worker.item = None
@@ -143,7 +167,8 @@ class Pool:
                 elif isinstance(message, Crashed):
                     raise message.error
                 else:
-                    self._losses = 0
+                    if isinstance(message, Sealed | Failed | Decoded):
+                        self._losses = 0
                     yield worker, message
                 if not worker.connection.poll():
                     break
@@ -168,14 +193,13 @@ class Pool:
             yield worker, self._bury(worker, reason)
 
     def _bury(self, worker: Worker, reason: str | None) -> Died:
-        self._remove(worker)
-        status = worker.process.wait()
+        status = self._remove(worker)
         if reason is None:
             number = -status
             known = number in set(signal.Signals)
             cause = f"signal {signal.Signals(number).name}" if known else f"exit status {status}"
             reason = f"reading it ended the worker process ({cause})."
-        if worker.item is None and not worker.stopping:
+        if worker.item is None:
             self._losses += 1
             if self._losses >= _MAX_LOSSES:
                 raise ExtractionError(
@@ -185,17 +209,24 @@ class Pool:
                 )
         return Died(worker.item, reason)
 
-    def _remove(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker) -> int:
+        """Forget a worker that has ended or is about to; return its exit status."""
         worker.gone = True
         worker.connection.close()
         self.workers.remove(worker)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return worker.process.wait(_END_SECONDS)
+        worker.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: leave it there
+            return worker.process.wait(_END_SECONDS)
+        return -signal.SIGKILL
 
     def kill(self) -> None:
         """End all workers at once."""
         for worker in list(self.workers):
             worker.process.kill()
+        for worker in list(self.workers):
             self._remove(worker)
-            worker.process.wait()
 
 
 def _resident_bytes(pid: int) -> int:

@@ -30,6 +30,7 @@ from featbank.extraction.messages import (
     Failed,
     Loader,
     Network,
+    Reading,
     Sealed,
     Stop,
     Task,
@@ -148,9 +149,12 @@ def _embeds_in_workers(n: int, loader: Loader, store: Store, settings: Settings)
     if settings.device != "cpu" or n <= FEW or not isinstance(store, BankStore):
         return False
     try:
-        pickle.dumps(loader)
+        data = pickle.dumps(loader)
     except Exception as error:
         log.info("the network can't travel to worker processes (%s); it runs in this one", error)
+        return False
+    if b"__main__" in data:  # a worker can't import what a script or a notebook defines
+        log.info("the network is defined in the main script; it runs in this process")
         return False
     return True
 
@@ -201,9 +205,27 @@ class _Run:
                 log.debug("%s: %s", name, event.reason)
                 if self.settings.raise_on_error:
                     raise ImageError(f"{name}: {event.reason}")
-        elif isinstance(event, Sealed):
+        elif isinstance(event, Sealed) and event.items:
             self.claims.sealed(event.items)
+        else:
+            return
         self.progress(self.claims)
+
+    def claim(self, readings: list[Reading]) -> list[tuple[int, ...]]:
+        wanted = self.claims.claim(readings)
+        if not all(wanted):
+            self.progress(self.claims)
+        return wanted
+
+    def answer(self, pool: Pool, worker: Worker, readings: list[Reading]) -> list[tuple[int, ...]]:
+        """Tell a worker what is wanted of what it has read; what is not is its care no more."""
+        wanted = self.claims.claim(readings)
+        pool.send(worker, wanted)
+        worker.held.difference_update(
+            reading.item for reading, columns in zip(readings, wanted, strict=True) if not columns
+        )
+        self.progress(self.claims)
+        return wanted
 
     def sealer(self) -> Sealer:
         return Sealer(
@@ -222,7 +244,7 @@ class _Run:
 
     def inline(self) -> None:
         runner = TaskRunner(
-            self.spec, self.handle, self.claims.claim, network=self.network, sealer=self.sealer()
+            self.spec, self.handle, self.claim, network=self.network, sealer=self.sealer()
         )
         try:
             while self.todo:
@@ -263,7 +285,7 @@ class _Run:
 
     def _from_worker(self, pool: Pool, worker: Worker, event: Any) -> None:
         if isinstance(event, list):
-            pool.send(worker, self.claims.claim(event))
+            self.answer(pool, worker, event)
         elif isinstance(event, Died):
             self.died(worker, event)
         elif isinstance(event, Done):
@@ -271,7 +293,6 @@ class _Run:
             worker.held = {i for i in worker.held if self.claims.state[i] == PENDING}
         elif not isinstance(event, Stop):
             self.handle(event)
-        self.progress(self.claims)
 
     def _wind_down(self, pool: Pool) -> None:
         """Let workers seal what they have computed."""
@@ -332,12 +353,11 @@ class _Run:
                                 pool.give(worker, self.next_task())
                     for worker, event in pool.events(0.01 if running else 0.1):
                         if isinstance(event, list):
-                            reply = self.claims.claim(event)
+                            reply = self.answer(pool, worker, event)
                             wanted.update(
                                 (reading.item, columns)
                                 for reading, columns in zip(event, reply, strict=True)
                             )
-                            pool.send(worker, reply)
                         elif isinstance(event, Decoded):
                             for item, array in zip(event.items, event.arrays, strict=True):
                                 ready.setdefault(wanted.pop(item), []).append((item, array))
@@ -349,14 +369,16 @@ class _Run:
                     launch(everything=False)
                 launch(everything=True)
                 collect(wait=True)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | ImageError):  # keep what is finished
+                    self.settings = dataclasses.replace(self.settings, raise_on_error=False)
+                    collect(wait=False)
                 for _, _, future in running:
                     future.cancel()
                 raise
             finally:
                 pool.kill()
-                self.claims.sealed(sealer.rest())
-                self.progress(self.claims)
+                self.handle(Sealed(tuple(sealer.rest())))
 
     def _embed(self, arrays: list[Any], columns: list[Column]) -> BatchOutcome:
         network = self.network()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +14,10 @@ from featbank.backbones.recipe import Column, Recipe
 from featbank.bank.bank import Bank
 from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard
-from featbank.errors import ExtractionError
+from featbank.errors import ExtractionError, FeatbankError
 from featbank.hdf5 import Place
 
-__all__ = ["BankStore", "MemoryStore", "Sealer", "Store"]
+__all__ = ["BankStore", "MemoryStore", "Sealer", "Store", "writing"]
 
 Array = npt.NDArray[Any]
 
@@ -75,6 +76,25 @@ class MemoryStore:
         self._shards.append(_MemoryShard(keys, columns))
 
 
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Say of an error of the disk what it means for a run, and what to do.
+
+    Raises
+    ------
+    ExtractionError
+    """
+    try:
+        yield
+    except FeatbankError:
+        raise
+    except OSError as error:
+        raise ExtractionError(
+            f"the bank could not be written ({error.strerror or error}). Free some space or "
+            "mend the disk and run again: what was sealed is kept."
+        ) from error
+
+
 class Sealer:
     """Gathers rows and seals them after `rows` of them or `seconds`.
 
@@ -122,11 +142,6 @@ class Sealer:
         part = self._parts.pop(columns)
         keys = np.frombuffer(b"".join(k for block in part for k in block[1]), np.uint8)
         features = {c: np.concatenate([block[2][c] for block in part]) for c in columns}
-        try:
+        with writing():
             self._store.seal(keys.reshape(-1, 32), features)
-        except OSError as error:
-            raise ExtractionError(
-                f"the bank could not be written ({error.strerror or error}). Free some space or "
-                "mend the disk and run again: what was sealed is kept."
-            ) from error
         return [item for block in part for item in block[0]]

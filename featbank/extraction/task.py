@@ -54,6 +54,10 @@ def read_file(path: bytes, limits: DecodeLimits) -> tuple[bytes, Stat]:
     return data, before
 
 
+def _reason(error: ImageError | MemoryError) -> str:
+    return str(error) if isinstance(error, ImageError) else "it takes more memory than there is."
+
+
 def _stat(path: bytes) -> Stat:
     scanned = time.time_ns()
     try:
@@ -102,13 +106,16 @@ class TaskRunner:
             self._report(Began(item))
             try:
                 data, stat = read_file(path, self._spec.limits)
-            except ImageError as error:
-                self._report(Failed(item, str(error)))
+            except (ImageError, MemoryError) as error:
+                self._report(Failed(item, _reason(error)))
                 continue
             held[item] = data
             readings.append(Reading(item, hashlib.sha256(data).digest(), stat))
         groups: dict[tuple[int, ...], list[tuple[Reading, Any]]] = {}
         wanted = self._claim(readings) if readings else []
+        if any(wanted) and self._spec.preprocess is None and self._network is not None:
+            self._report(Began(None))  # no image is to blame for the time that loading takes
+            self._network()
         for reading, columns in zip(readings, wanted, strict=True):
             data = held.pop(reading.item)
             if not columns:
@@ -117,8 +124,8 @@ class TaskRunner:
             try:
                 image = self._spec.decode(data, self._spec.policy, limits=self._spec.limits)
                 array = self._prepare(image)
-            except ImageError as error:
-                self._report(Failed(reading.item, str(error), reading.stat))
+            except (ImageError, MemoryError) as error:
+                self._report(Failed(reading.item, _reason(error), reading.stat))
                 continue
             groups.setdefault(columns, []).append((reading, array))
         for columns, group in groups.items():
@@ -167,7 +174,9 @@ class TaskRunner:
             self._report(Sealed(tuple(items)))
 
 
-NOT_FINITE = "its features are NaN or infinite; compute and store in float32, or look at the weights."
+NOT_FINITE = (
+    "its features are NaN or infinite; compute and store in float32, or look at the weights."
+)
 
 
 @dataclass(frozen=True)

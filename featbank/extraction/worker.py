@@ -7,29 +7,32 @@ the decode mode it never imports torch, and starts in a fraction of a second.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import pickle
 import signal
 import sys
 from multiprocessing.connection import Connection
 
+from featbank.errors import ExtractionError
 from featbank.extraction.messages import Crashed, Event, Network, Reading, Stop, Task, WorkerSpec
 from featbank.extraction.task import TaskRunner
 
 __all__ = ["main", "serve"]
 
+log = logging.getLogger(__name__)
+
 
 def serve(connection: Connection) -> None:
     """Work until told to stop, or until the parent is gone."""
-    spec: WorkerSpec = connection.recv()
+    spec: WorkerSpec = pickle.loads(connection.recv_bytes())  # noqa: S301  (our parent's own)
     network: Network | None = None
     sealer = None
 
     def load() -> Network:
         nonlocal network
         if network is None:
-            import torch
-
-            torch.set_num_threads(1)
             assert spec.loader is not None
             network = spec.loader.load("cpu")
         return network
@@ -87,11 +90,20 @@ def main() -> None:
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the parent is gone, and nobody is left to tell
     except BaseException as error:
-        try:
-            connection.send(Crashed(error))
-        except Exception:  # an error that can't be pickled travels as its words
-            connection.send(Crashed(RuntimeError(f"{type(error).__name__}: {error}")))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.send(Crashed(_portable(error)))
         os._exit(1)
+
+
+def _portable(error: BaseException) -> Exception:
+    """Return the error, or one with its words where it would not come out of a pickle again."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  (our own, of this moment)
+        if isinstance(copy, Exception):
+            return copy
+    except Exception:
+        log.debug("an error that can't be pickled travels as its words", exc_info=True)
+    return ExtractionError(f"a worker process ended with {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

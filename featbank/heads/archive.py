@@ -12,9 +12,11 @@ scikit-learn hands to compiled code unchecked is checked here.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -70,12 +72,28 @@ def dump_head(text: str, head: Any) -> bytes:
     ClassifierError
         The estimator holds what can't be saved without pickle.
     """
-    import skops.io
-
+    skops_io = _import_skops()
     try:
-        return _signed(skops.io.dumps({"featbank": text, "head": head}))
+        return _signed(skops_io.dumps({"featbank": text, "head": head}))
     except (TypeError, ValueError) as error:
         raise ClassifierError(f"the head can't be saved without pickle: {error}") from error
+
+
+def _import_skops() -> Any:
+    """Return ``skops.io`` without torch, which takes seconds and which no saved head needs.
+
+    skops imports all that scikit-learn has, and one module of that imports torch. While it does so
+    that one counts as missing.
+    """
+    module = "sklearn.externals.array_api_compat.torch"
+    spare = not {module, "torch", "skops.io"} & sys.modules.keys()
+    if spare:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        if spare:
+            del sys.modules[module]
 
 
 def load_head(
@@ -210,13 +228,13 @@ def _constructed(
     data: bytes, where: str, trust: tuple[str, ...]
 ) -> tuple[dict[str, Any], list[str]]:
     """Build the objects of an archive from trusted types only; also return warnings as notes."""
-    import skops.io
+    skops_io = _import_skops()
     from skops.io.exceptions import UntrustedTypesFoundException
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            content = skops.io.loads(data, trusted=[*TRUSTED_TYPES, *trust])
+            content = skops_io.loads(data, trusted=[*TRUSTED_TYPES, *trust])
         except UntrustedTypesFoundException as error:
             names = re.findall(r"'([^']+)'", str(error).splitlines()[0])
             raise _untrusted(names, where) from error

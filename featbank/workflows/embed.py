@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featbank import durable
-from featbank.backbones.recipe import Column
+from featbank.backbones.recipe import Column, Recipe
 from featbank.bank.bank import Bank
 from featbank.bank.rows import Rows
 from featbank.data.index import RACY_NANOSECONDS
@@ -76,7 +76,8 @@ def embed_paths(
         Joined side by side.
     bank : path, optional
         Features are looked up there and added; its index stays as it is. Processes that would
-        compute the same recipe at the same time wait for one another.
+        compute the same recipe at the same time wait for one another. A packed bank is only
+        looked into.
     settings : Settings, optional
     progress : callable, optional
 
@@ -174,11 +175,25 @@ def embed_images(
     )
 
 
+class _BesidePacked(MemoryStore):
+    """What a packed bank has, and in memory what it lacks: its one file stays as it is."""
+
+    def __init__(self, bank: Bank, recipe: Recipe) -> None:
+        super().__init__()
+        self._bank = BankStore(bank, recipe)
+
+    def rows(self, column: Column) -> Rows:
+        """Return what is there of a column."""
+        return Rows.of(column, [*self._bank.rows(column).shards, *super().rows(column).shards])
+
+
 def _store(
     model: Model, bank: str | os.PathLike[str] | None, settings: Settings
 ) -> tuple[Store, Any]:
     if bank is None or model.recipe is None:
         return MemoryStore(), nullcontext()
+    if os.path.isfile(bank):
+        return _BesidePacked(Bank(bank), model.recipe), nullcontext()
     target = Bank.create(bank)
     folder = target.register(model.recipe, provenance(model, settings))
     return BankStore(target, model.recipe), durable.lock(os.path.join(folder, ".lock"))
@@ -251,8 +266,12 @@ def _gather(store: Store, columns: Sequence[Column], keys: Keys) -> npt.NDArray[
 
 def _as_image(image: Any, row: int, model: Model) -> Image.Image:
     if isinstance(image, Image.Image):
-        image.load()
-        return to_rgb(image, b"", raw="", background=model.policy.background)
+        try:
+            image.load()
+            return to_rgb(image, b"", raw="", background=model.policy.background)
+        except Exception as error:  # one that was opened and not read can raise nearly anything
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(f"image {row} can't be read: {words[:200]}.") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise DataError(

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +21,11 @@ from featbank.backbones.request import Request
 from featbank.bank.bank import Bank
 from featbank.data.decode import DecodePolicy
 from featbank.data.index import IndexedSource
-from featbank.errors import BackboneError, DataError
+from featbank.errors import BackboneError, DataError, ExtractionError
 from featbank.extraction.claims import COMPUTED, FAILED, PENDING, REUSED, Claims
 from featbank.extraction.messages import Loader
 from featbank.extraction.run import Settings, run
-from featbank.extraction.sealing import BankStore
+from featbank.extraction.sealing import BankStore, writing
 from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources, survey
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
+_said: set[str] = set()
 _SAVE_SECONDS = 60.0  # between two saves of the index while a run goes on
 
 
@@ -126,7 +128,16 @@ def open_model(model: str | Request | ModuleBackbone, **words: Any) -> Model:
         from featbank.backbones.resolution import resolve
         from featbank.extraction.loader import RequestLoader
 
+        if model.file is not None:  # a bank and a classifier outlive the working directory
+            model = dataclasses.replace(model, weights=model.file)
         recipe = resolve(model)
+        if model.random and recipe.weights not in _said:
+            _said.add(recipe.weights)  # loudly, and once a process
+            log.warning(
+                "%s has random weights (seed %d): its features are a baseline, not knowledge",
+                model.model,
+                model.seed,
+            )
         return Model(
             recipe, RequestLoader(model, recipe), model.to_dict(), model.decode, recipe.preprocess
         )
@@ -234,9 +245,15 @@ def run_settings(
     """Check the words that say how a run goes about its work."""
     if on_error not in ("skip", "raise"):
         raise DataError(f"on_error is 'skip' or 'raise', not {on_error!r}.")
-    for name, value, least in (("workers", workers, 0), ("batch_size", batch_size, 1)):
+    for name, value, least in (
+        ("workers", workers, 0),
+        ("batch_size", batch_size, 1),
+        ("shard_rows", more.get("shard_rows"), 1),
+    ):
         if value is not None and value < least:
             raise DataError(f"{name} is {value}; give {least} or more.")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):  # also where nothing is to be run
+        raise BackboneError(f"device is auto, cpu, cuda, cuda:N or mps, not {device!r}.")
     return Settings(
         workers=workers,
         device=device,
@@ -272,7 +289,8 @@ def extract_to(
             "features of a module are kept in a bank only if it has a version: "
             "from_module(..., version='1')."
         )
-    target = Bank.create(bank)
+    with writing():
+        target = Bank.create(bank)
     sources = name_sources(sources, target)
     surveyed, tables = survey(
         sources, target, recipe, columns, retry_failed=retry_failed, paranoid=paranoid
@@ -280,10 +298,14 @@ def extract_to(
     places = [(part, int(row)) for part in surveyed for row in np.flatnonzero(part.plan.read)]
     claims = Claims(tables, len(places))
 
+    on_disk = [part.before for part in surveyed]
+
     def save() -> None:
         found = _learned(surveyed, claims, recipe)
-        if any(_differs(part, new) for part, new in zip(surveyed, found, strict=True)):
-            target.update(found, documents=[part.source.to_dict() for part in surveyed])
+        if any(_differs(old, new) for old, new in zip(on_disk, found, strict=True)):
+            with writing():
+                target.update(found, documents=[part.source.to_dict() for part in surveyed])
+            on_disk[:] = found
 
     saved = time.monotonic()
 
@@ -298,7 +320,8 @@ def extract_to(
     save()  # names and labels hold whatever happens to the features
     error: BaseException | None = None
     if places:
-        target.register(recipe, provenance(model, settings))
+        with writing():
+            target.register(recipe, provenance(model, settings))
         try:
             run(
                 [part.now.path(row) for part, row in places],
@@ -314,7 +337,12 @@ def extract_to(
             error = caught
             raise
         finally:
-            save()
+            try:
+                save()
+            except ExtractionError:
+                if error is None:
+                    raise
+                log.warning("the index could not be saved: files will be read again")
             result = _result(target, recipe, surveyed, claims, time.monotonic() - began)
             if isinstance(error, KeyboardInterrupt):
                 error.args = (result,)
@@ -399,9 +427,8 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
     return found
 
 
-def _differs(part: Surveyed, new: IndexedSource) -> bool:
-    """Whether the index on disk must be written to say what `new` says."""
-    old = part.before
+def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
+    """Whether the index on disk, which says `old`, must be written to say what `new` says."""
     if old is None or len(old) != len(new) or old.root != new.root:
         return True
     texts = ("label", "split", "group")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,8 @@ def fit(
     """
     from featbank.evaluation.crossval import cross_validate
 
+    if n_jobs == 0:
+        raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     heads = list(head) if isinstance(head, list | tuple) else [head]
     targets = _targets(heads, out)
@@ -120,7 +123,12 @@ def _targets(heads: Sequence[Any], out: str | os.PathLike[str] | None) -> list[s
     if out is None:
         return []
     out = os.fspath(out)
-    names = [head_name(head).rpartition(".")[2] for head in heads]
+    times: Counter[str] = Counter()
+    names = []
+    for head in heads:
+        name = head_name(head).rpartition(".")[2]
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name}-{times[name]}")
     if out.endswith(".skops"):
         if len(heads) > 1:
             raise HeadError(f"{out} is one file, and {len(heads)} heads were named; give a folder.")
@@ -157,7 +165,13 @@ def _splits(
             groups = chosen.groups
         elif split.partition(":")[0] in ("random", "kfold"):  # identical images stay together
             groups = [key.tobytes().hex() for key in chosen.digests]
-        return list(make_split(split, names, labels, groups=groups, seed=seed))
+        made = list(make_split(split, names, labels, groups=groups, seed=seed))
+        if {word for word, label in zip(made, labels, strict=True) if label} == {"train"}:
+            raise DataError(
+                f"the split {split} puts every labelled image in train and leaves none to score "
+                "on; ask for fewer training images, or for --cv."
+            )
+        return made
     if all(word is None for word in chosen.splits):
         return None
     labelled = {

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MODEL, Tour, run
+from tests.tiny import make_images
+
+HERE = (*MODEL, "--workers", "0")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for path in make_images(tmp_path / "data", 6):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return tmp_path / "data"
+
+
+def test_a_second_run_computes_nothing(tour: Tour) -> None:
+    found = run("extract", tour.data, *MODEL, "--bank", tour.bank, "--json").json
+
+    assert found["bank"] == str(tour.bank)
+    assert found["recipe"].startswith("shufflenet_v2_x0_5-")
+    counts = [found[name] for name in ("images", "computed", "reused", "failed")]
+    assert counts == [15, 0, 15, 0]
+    assert found["errors"] == []
+    assert found["seconds"] >= 0
+    assert found["images_per_second"] == 0
+
+
+def test_the_summary_says_what_was_done(tour: Tour) -> None:
+    said = run("extract", tour.data, *MODEL, "--bank", tour.bank).out
+
+    assert "15 images: 0 computed, 15 reused, 0 failed" in said
+    assert str(tour.bank) in said
+
+
+def test_only_what_is_new_or_changed_is_computed(data: Path, tmp_path: Path) -> None:
+    bank = tmp_path / "bank"
+
+    def look(command: str) -> dict[str, object]:
+        words = HERE if command == "extract" else MODEL
+        found: dict[str, object] = run(command, data, *words, "--bank", bank, "--json").json
+        return found
+
+    first = look("status")
+    assert (first["new"], first["to_compute"], first["reused"]) == (6, 6, 0)
+    assert not bank.exists()  # looking makes nothing
+    assert look("extract")["computed"] == 6
+
+    files = sorted(data.rglob("*.png"))
+    shutil.copy(files[0], data / "a" / "copy.png")
+    files[1].rename(files[1].with_name("renamed.png"))
+    make_images(tmp_path / "other", 1, seed=8)
+    shutil.copy(tmp_path / "other" / "a" / "000.png", files[2])
+
+    status = look("status")
+    assert (status["new"], status["changed"], status["renamed"]) == (0, 1, 2)
+    assert (status["removed"], status["to_compute"], status["reused"]) == (1, 1, 6)
+    details = status["details"]
+    assert isinstance(details, dict)
+    assert details["changed"] == [str(files[2])]
+    then = look("extract")
+    assert (then["images"], then["computed"], then["reused"]) == (7, 1, 6)
+
+
+def test_status_says_which_field_of_the_recipe_differs(tour: Tour) -> None:
+    words = ("status", tour.data, *MODEL[:-1], "96", "--bank", tour.bank)
+
+    assert run(*words, "--json").json["recipe_differs"] == ["preprocess.crop", "preprocess.resize"]
+    assert "differs in: preprocess.crop, preprocess.resize" in run(*words).out
+
+
+def test_status_says_which_column_is_missing(tour: Tour) -> None:
+    words = ("status", tour.data, *MODEL, "--layers", "stage2", "--bank", tour.bank)
+
+    assert run(*words, "--json").json["missing_columns"] == ["stage2:avg:identity:float32"]
+    assert "columns to compute: stage2:avg" in run(*words).out
+
+
+def test_a_further_layer_is_added_beside_the_first(tour: Tour, tmp_path: Path) -> None:
+    bank = tour.copy_bank(tmp_path)
+    words = ("extract", tour.data, *HERE, "--layers", "conv5:max,stage2", "--bank", bank, "--json")
+
+    assert run(*words).json["computed"] == 15
+    assert run(*words).json["computed"] == 0
+    columns = run("info", "--bank", bank, "--json").json["recipes"][0]["columns"]
+    assert {column["name"].split(":")[0] for column in columns} == {
+        "penultimate",
+        "conv5",
+        "stage2",
+    }
+
+
+def test_a_bad_image_is_a_line_and_not_the_end(data: Path, tmp_path: Path) -> None:
+    bad = data / "a" / "bad.jpg"
+    bad.write_bytes(b"not an image")
+    os.utime(bad, (1_000_000_000, 1_000_000_000))
+    words = ("extract", data, *HERE, "--bank", tmp_path / "bank")
+
+    found = run(*words, "--json").json
+    assert (found["images"], found["computed"], found["failed"]) == (7, 6, 1)
+    assert found["errors"][0]["path"] == str(bad)
+
+    again = run(*words)
+    assert "0 computed, 6 reused, 1 failed" in again.out
+    assert f"can't read {bad}: not a JPEG" in again.err
+    listed = run("info", "--errors", "--bank", tmp_path / "bank").out
+    assert listed.startswith(f"{bad}: not a JPEG")
+
+    with pytest.raises(AssertionError, match=r"bad\.jpg"):
+        run(*words, "--retry-failed", "--on-error", "raise")
+
+
+def test_names_that_are_no_text_are_kept_and_shown_harmlessly(data: Path, tmp_path: Path) -> None:
+    odd = [b"new\nline.png", b"\xff\xfe.png", b"\x1b[31mred.png"]
+    source = next(data.rglob("*.png")).read_bytes()
+    for number, name in enumerate(odd):
+        folder = os.path.join(os.fsencode(data), b"a")
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(source if number else b"not an image")
+    words = ("extract", data, *HERE, "--bank", tmp_path / "bank")
+
+    said = run(*words)
+    assert "9 images: 6 computed, 2 reused, 1 failed" in said.out
+    assert "new\\nline.png" in said.err
+    assert "\x1b" not in said.out + said.err
+    message = run(*words, "--on-error", "raise", "--retry-failed", status=1).err
+    assert message.startswith("Error: ")
+    assert message.count("\n") == 1
+
+
+def test_a_weights_file_must_match_the_network(tour: Tour, tmp_path: Path) -> None:
+    import torch
+    from torchvision import models
+
+    wrong = tmp_path / "wrong.pth"
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), wrong)
+    words = ("extract", tour.data, "--model", "shufflenet_v2_x0_5", "--workers", "0")
+
+    said = run(*words, "--weights", wrong, "--bank", tmp_path / "bank", status=1).err
+    assert said.startswith("Error: the weights do not fit shufflenet_v2_x0_5: ")
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    said = run(*words, "--weights", text, "--bank", tmp_path / "bank", status=1).err
+    assert "without running its code" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere",), "there is no folder or file"),
+        (("empty",), "there are no images in"),
+        (("data", "data"), "the same source was named twice"),
+        (("data", "--model", "shufflenet_v2_x0_6"), "did you mean shufflenet_v2_x0_5"),
+        (("data", "--weights", "IMAGENET1K_V9"), "IMAGENET1K_V1"),
+        (("data", "--weights", "nowhere.pth"), "there is no weights file"),
+        (("data", "--layers", ""), "no layer was named"),
+        (("data", "--layers", "stage22"), "did you mean stage2"),
+        (("data", "--layers", "stage2:mean"), "pooling is one of avg, max"),
+        (("data", "--device", "tpu"), "device is auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
+        (("data", "--workers", "-1"), "workers is -1; give 0 or more"),
+        (("data", "--batch-size", "0"), "batch_size is 0; give 1 or more"),
+        (("data", "--shard-rows", "0"), "shard_rows is 0; give 1 or more"),
+        (("data", "--input-size", "0"), "input_size is 0"),
+        (("data", "--seed", "-1"), "seed is a whole number from 0 on, not -1"),
+        (("data", "--classes", "zebra"), "there is no class 'zebra'; valid names are a, b, c"),
+        (("data", "--classes", "a", "--exclude", "a"), "leave no image"),
+        (("data", "--class-names", "nowhere.json"), "there is no file of class names nowhere.json"),
+        (("data", "--label-column", "x"), "are for tables"),
+        (("data", "--kind", "csv"), "is no source of kind csv"),
+        (("data", "--bank", "other"), "is a folder with other things in it and no bank"),
+        (("data", "--bank", "other/file"), "names one packed file"),
+        (("data", "--bank", "bank.h5"), "names one packed file"),
+        (("data", "--bank", "other/file/bank"), "is not a folder"),
+    ],
+)
+def test_what_can_not_be_done_is_one_clear_message(
+    words: tuple[str, ...],
+    said: str,
+    tour: Tour,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(tour.data)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    common = [] if "--input-size" in words else [*MODEL[4:]]
+    common += [] if "--model" in words else [*MODEL[:2]]
+    common += [] if "--weights" in words else [*MODEL[2:4]]
+
+    answer = run("extract", *words, *common, status=1)
+
+    assert answer.out == ""
+    assert answer.err.startswith("Error: ")
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    assert (tmp_path / "other" / "file").read_text() == "mine"
+
+
+def test_a_table_carries_labels_splits_and_further_columns(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{path.relative_to(tmp_path)},{path.parent.name},{'test' if i % 3 == 2 else 'train'},{i}"
+        for i, path in enumerate(sorted(data.rglob("*.*")))
+    ]
+    table.write_text("\n".join(["file,kind,split,shade", *rows]) + "\n")
+    columns = ("--path-column", "file", "--label-column", "kind")
+
+    run("extract", table, *HERE, *columns, "--bank", tmp_path / "bank")
+
+    found = run("info", "--bank", tmp_path / "bank", "--json").json
+    assert found["classes"] == {"a": 2, "b": 2, "c": 2}
+    assert found["splits"] == {"test": 2, "train": 4}
+    assert "shade" in found["sources"][0]["labels"]
+
+
+def test_json_alone_is_on_standard_output(tour: Tour) -> None:
+    answer = run("-v", "status", tour.data, *MODEL, "--bank", tour.bank, "--json")
+
+    assert json.loads(answer.out)["to_compute"] == 0
+    assert answer.out.count("\n") == 1

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from featbank.bank.maintenance import verify
+from featbank.errors import ExtractionError
+from featbank.extraction.pool import Watch
+from tests.extraction.fakes import expected, extract, hostile_decode
+from tests.tiny import make_images
+
+WATCH = Watch(seconds=3.0, bytes=100 << 20)
+
+
+@pytest.fixture(autouse=True)
+def _no_core_files():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+def run(tmp_path, folder, **settings):
+    began = time.monotonic()
+    result = extract(tmp_path / "bank", folder, decode=hostile_decode, watch=WATCH, **settings)
+    assert time.monotonic() - began < 20
+    assert verify(result.bank).ok
+    np.testing.assert_allclose(
+        result.bank.features(), expected(result.bank.paths), rtol=1e-5, atol=1e-5
+    )
+    return result
+
+
+def test_whatever_a_file_does_to_its_worker_the_others_are_computed(tmp_path, folder, worker_mode):
+    reasons = {
+        "hang": "longer than 3 seconds",
+        "exit": "exit status 3",
+        "sigkill": "SIGKILL",
+        "segfault": "SIGSEGV",
+        "eat": "100 MiB of memory",
+        "memory": "more memory than there is",
+    }
+    for number, word in enumerate(reasons):
+        (folder / "abc"[number % 3] / f"{word}.png").write_bytes(word.encode())
+    result = run(tmp_path, folder, **worker_mode)
+    assert (result.computed, result.reused, result.failed) == (12, 0, 6)
+    found = {os.path.basename(path).removesuffix(".png"): why for path, why in result.errors}
+    for word, reason in reasons.items():
+        assert reason in found[word]
+
+
+def test_a_file_that_kills_takes_its_copies_with_it_and_nothing_else(tmp_path, folder, worker_mode):
+    for label in "abc":
+        for number in range(3):
+            (folder / label / f"{number}bad.png").write_bytes(b"exit")
+        shutil.copy(folder / "a" / "000.png", folder / label / "good.png")
+    result = run(tmp_path, folder, **worker_mode)
+    assert (result.computed, result.reused, result.failed) == (12, 3, 9)
+
+
+def test_a_known_killer_is_not_let_at_a_worker_again(tmp_path, folder, worker_mode, settled):
+    (folder / "a" / "bad.png").write_bytes(b"exit")
+    assert run(tmp_path, folder, **worker_mode).failed == 1
+    result = extract(tmp_path / "bank", folder, decode=hostile_decode, workers=0)  # would end us
+    assert (result.computed, result.reused, result.failed) == (0, 12, 1)
+
+
+def test_many_killers_in_a_row_do_not_end_the_run(tmp_path, worker_mode):
+    make_images(tmp_path / "images", n=6)
+    for number in range(4):
+        (tmp_path / "images" / "a" / f"bad{number}.png").write_bytes(b"exit%d" % number)
+    result = run(tmp_path, tmp_path / "images", **worker_mode | {"workers": 1})
+    assert (result.computed, result.failed) == (6, 4)
+
+
+def test_a_worker_that_can_not_start_says_so(tmp_path, folder, worker_mode, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
+    with pytest.raises(ExtractionError, match="could not be started"):
+        extract(tmp_path / "bank", folder, **worker_mode)
+
+
+def test_a_module_in_the_current_folder_is_not_taken_for_pythons_own(
+    tmp_path, folder, worker_mode, monkeypatch
+):
+    (folder / "random.py").write_text("raise SystemExit('run by accident')")
+    monkeypatch.chdir(folder)
+    assert extract(tmp_path / "bank", folder, **worker_mode).computed == 12
