@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from featbank import durable, hdf5
 from featbank.bank import packed
-from featbank.bank.bank import Bank, known_recipe, shard_paths
+from featbank.bank.bank import Bank
+from featbank.bank.recipes import known_recipe, shard_paths
 from featbank.bank.shard import file_digest, read_shard
 from featbank.errors import BankDamaged, BankError, BankVersionError
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from featbank.evaluation.fitting import Candidate, Fitted, candidates, fit
 from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.metrics import Estimate, Meter, bootstrap, corrected_t
+from featbank.evaluation.metrics import Estimate, Meter, bootstrap, corrected_t, wilson
 from featbank.evaluation.plan import Part, Plan, plan, plan_final
 from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
 from featbank.heads.outputs import Outputs, outputs
@@ -307,6 +307,12 @@ def _estimates(scored: Sequence[_Scored], data: Inputs, seed: int) -> dict[str, 
     else:
         ratio = float(np.mean([len(one.part.test) / len(one.part.train) for one in scored]))
         ends = {name: corrected_t(values[name], ratio) for name in names}
+    low, high = ends.get("accuracy", (0.0, 0.0))
+    if low == high:  # every part, or every resample, scored the same
+        tested = np.concatenate([one.part.test for one in scored])
+        ends["accuracy"] = wilson(
+            float(np.mean(values["accuracy"])), len(np.unique(data.units[tested]))
+        )
     estimates = {}
     for name in names:
         low, high = ends.get(name, (float("nan"), float("nan")))

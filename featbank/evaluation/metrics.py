@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featbank.evaluation.folds import Int
 
-__all__ = ["METRICS", "TOP", "Estimate", "Meter", "bootstrap", "corrected_t"]
+__all__ = ["METRICS", "TOP", "Estimate", "Meter", "bootstrap", "corrected_t", "wilson"]
 
 Array = npt.NDArray[Any]
 
@@ -129,7 +129,7 @@ def corrected_t(values: Sequence[float], ratio: float) -> tuple[float, float]:
     Training sets of different folds overlap, so that their scores vary less than independent ones
     would. Nadeau and Bengio correct the variance of the mean of J values to
     ``(1 / J + n_test / n_train) * var(values)``; the interval is Student's t with J - 1 degrees of
-    freedom. Values that are all alike give an interval of no width.
+    freedom. Values that are all alike give an interval of no width; see `wilson`.
 
     Parameters
     ----------
@@ -149,6 +149,31 @@ def corrected_t(values: Sequence[float], ratio: float) -> tuple[float, float]:
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(error)
     mean = float(np.mean(values))
     return mean - half, mean + half
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of `n` independent trials.
+
+    It stands in for an interval of no width: 20 images that are all predicted rightly leave room
+    for an accuracy of 84 %.
+
+    References
+    ----------
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal
+    of the American Statistical Association 22 (1927).
+
+    Examples
+    --------
+    >>> low, high = wilson(1.0, 20)
+    >>> round(low, 2), high
+    (0.84, 1.0)
+    """
+    from scipy.stats import norm
+
+    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def bootstrap(meter: Meter, units: Int, *, seed: int) -> dict[str, tuple[float, float]]:

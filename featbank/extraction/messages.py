@@ -143,12 +143,16 @@ class WorkerSpec:
     task : TaskSpec
     loader : Loader or None
         With a network the worker embeds and seals; without, it decodes only.
+    patience : float
+        Seconds that one image may take before the process ends itself. The pool's watchdog comes
+        first, unless the parent is gone.
     bank, recipe, shard_rows, shard_seconds
         Where an embedding worker seals, and when.
     """
 
     task: TaskSpec
     loader: Loader | None = None
+    patience: float = 3600.0
     bank: str | None = None
     recipe: Recipe | None = None
     shard_rows: int = 0

@@ -55,10 +55,20 @@ class Watch:
 
 @dataclass(frozen=True)
 class Died:
-    """A worker is gone; `item` is the image that it was busy with, None if it was none."""
+    """A worker is gone.
+
+    Attributes
+    ----------
+    item : int or None
+        The image that it was busy with.
+    reason : str
+    ended : bool
+        Whether the watchdog ended it; otherwise it ended by itself, or something else ended it.
+    """
 
     item: int | None
     reason: str
+    ended: bool
 
 
 @dataclass(eq=False)
@@ -194,6 +204,7 @@ class Pool:
 
     def _bury(self, worker: Worker, reason: str | None) -> Died:
         status = self._remove(worker)
+        ended = reason is not None
         if reason is None:
             number = -status
             known = number in set(signal.Signals)
@@ -207,7 +218,7 @@ class Pool:
                     f"(exit status {status}); if memory is short, try --workers 1 or a smaller "
                     "--batch-size."
                 )
-        return Died(worker.item, reason)
+        return Died(worker.item, reason, ended)
 
     def _remove(self, worker: Worker) -> int:
         """Forget a worker that has ended or is about to; return its exit status."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from featbank.backbones.recipe import Column, Preprocess
 from featbank.data.decode import DecodeLimits, DecodePolicy, decode
-from featbank.errors import ExtractionError, ImageError
+from featbank.errors import BackboneError, ExtractionError, ImageError
 from featbank.extraction.claims import PENDING, Claims
 from featbank.extraction.messages import (
     Decoded,
@@ -180,6 +180,8 @@ class _Run:
         self.claims = claims
         self.progress = progress
         self.todo = deque(range(len(paths)))
+        self.suspects: set[int | bytes] = set()
+        self.retry: deque[int] = deque()
         self._network: Network | None = None
 
     # What all three share
@@ -189,13 +191,21 @@ class _Run:
             self._network = self.loader.load(self.settings.device)
         return self._network
 
+    @property
+    def more(self) -> bool:
+        """Whether there are images to be given out."""
+        return bool(self.todo or self.retry)
+
     def next_task(self) -> Task:
-        items = [self.todo.popleft() for _ in range(min(self.settings.batch, len(self.todo)))]
+        if self.todo:
+            items = [self.todo.popleft() for _ in range(min(self.settings.batch, len(self.todo)))]
+        else:
+            items = [self.retry.popleft()]
         return Task(tuple(items), tuple(self.paths[item] for item in items))
 
     def size(self) -> int:
         """Return how many workers are worth starting."""
-        tasks = -(-len(self.todo) // self.settings.batch)
+        tasks = -(-len(self.todo) // self.settings.batch) + len(self.retry)
         return max(1, min(self.settings.workers or available_cores(), tasks))
 
     def handle(self, event: Event) -> None:
@@ -227,18 +237,31 @@ class _Run:
         self.progress(self.claims)
         return wanted
 
+    def worker_spec(self) -> WorkerSpec:
+        return WorkerSpec(self.spec, patience=2 * self.settings.watch.seconds + 5)
+
     def sealer(self) -> Sealer:
         return Sealer(
             self.store, rows=self.settings.shard_rows, seconds=self.settings.shard_seconds
         )
 
     def died(self, worker: Worker, event: Died) -> None:
-        """Put down to an image what killed its worker, and give out the rest again."""
+        """Put down to an image what killed its worker, and give out the rest again.
+
+        An image over which a worker dies without the watchdog's doing is tried once more, alone
+        and last: it may have been the system, out of memory, that chose that worker.
+        """
         lost = {item for item in worker.held if self.claims.state[item] == PENDING}
-        if event.item is not None and event.item in lost:
-            self.handle(Failed(event.item, event.reason))
-            lost.discard(event.item)
-        self.todo.extend(self.claims.released(lost))
+        suspect = event.item if event.item in lost else None
+        if suspect is not None:
+            # Images of the same bytes are one suspect; it may have died before they were known.
+            names = {suspect, self.claims.digest[suspect].tobytes()} - {bytes(32)}
+            if event.ended or names & self.suspects:
+                self.handle(Failed(suspect, event.reason))
+                lost.discard(suspect)
+            self.suspects |= names
+        for item in self.claims.released(lost):
+            (self.retry if item == suspect else self.todo).append(item)
 
     # Everything in this process
 
@@ -247,7 +270,7 @@ class _Run:
             self.spec, self.handle, self.claim, network=self.network, sealer=self.sealer()
         )
         try:
-            while self.todo:
+            while self.more:
                 runner.run(self.next_task())
         finally:
             runner.finish()
@@ -256,22 +279,22 @@ class _Run:
 
     def in_workers(self) -> None:
         assert isinstance(self.store, BankStore)
-        spec = WorkerSpec(
-            self.spec,
-            self.loader,
-            self.store.bank.path,
-            self.store.recipe,
-            self.settings.shard_rows,
-            self.settings.shard_seconds,
+        spec = dataclasses.replace(
+            self.worker_spec(),
+            loader=self.loader,
+            bank=self.store.bank.path,
+            recipe=self.store.recipe,
+            shard_rows=self.settings.shard_rows,
+            shard_seconds=self.settings.shard_seconds,
         )
         pool = Pool(spec, self.size(), self.settings.watch)
         try:
-            while self.todo or pool.workers:
-                if self.todo:
+            while self.more or pool.workers:
+                if self.more:
                     pool.fill(self.size())
                 for worker in list(pool.workers):
                     if not worker.busy and not worker.stopping:
-                        if self.todo:
+                        if self.more:
                             pool.give(worker, self.next_task())
                         else:
                             pool.stop(worker)
@@ -312,7 +335,7 @@ class _Run:
     # Workers that decode, and the network here
 
     def decoded_in_workers(self) -> None:
-        pool = Pool(WorkerSpec(self.spec), self.size(), self.settings.watch)
+        pool = Pool(self.worker_spec(), self.size(), self.settings.watch)
         sealer = self.sealer()
         running: deque[tuple[tuple[int, ...], tuple[int, ...], Future[BatchOutcome]]] = deque()
         wanted: dict[int, tuple[int, ...]] = {}
@@ -327,7 +350,7 @@ class _Run:
                     items = tuple(item for item, _ in batch)
                     arrays = [array for _, array in batch]
                     chosen = [self.spec.columns[i] for i in columns]
-                    future = network.submit(self._embed, arrays, chosen)
+                    future = network.submit(self._embed, items, arrays, chosen)
                     running.append((items, columns, future))
                 ready[columns] = images
 
@@ -343,13 +366,13 @@ class _Run:
 
         with ThreadPoolExecutor(1, thread_name_prefix="featbank-network") as network:
             try:
-                while self.todo or any(w.busy for w in pool.workers):
-                    if self.todo:
+                while self.more or any(w.busy for w in pool.workers):
+                    if self.more:
                         pool.fill(self.size())
                     # Decoded images wait in memory: read on only while the network keeps up.
                     if len(running) < 4:
                         for worker in list(pool.workers):
-                            if self.todo and not worker.busy:
+                            if self.more and not worker.busy:
                                 pool.give(worker, self.next_task())
                     for worker, event in pool.events(0.01 if running else 0.1):
                         if isinstance(event, list):
@@ -380,10 +403,18 @@ class _Run:
                 pool.kill()
                 self.handle(Sealed(tuple(sealer.rest())))
 
-    def _embed(self, arrays: list[Any], columns: list[Column]) -> BatchOutcome:
+    def _embed(
+        self, items: Sequence[int], arrays: list[Any], columns: list[Column]
+    ) -> BatchOutcome:
         network = self.network()
         if self.spec.preprocess is None:
             from PIL import Image
 
-            arrays = [network.prepare(Image.fromarray(array)) for array in arrays]
+            for position, item in enumerate(items):
+                try:
+                    arrays[position] = network.prepare(Image.fromarray(arrays[position]))
+                except Exception as error:
+                    raise BackboneError(
+                        f"the transform can't take {os.fsdecode(self.paths[item])}: {error}"
+                    ) from error
         return embed_batch(network, arrays, columns)

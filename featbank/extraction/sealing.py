@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -89,9 +90,11 @@ def writing() -> Iterator[None]:
     except FeatbankError:
         raise
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        todo = "Free some space" if full else "Mend that, or choose another place with --bank,"
         raise ExtractionError(
-            f"the bank could not be written ({error.strerror or error}). Free some space or "
-            "mend the disk and run again: what was sealed is kept."
+            f"the bank could not be written ({(error.strerror or str(error)).rstrip('.')}). {todo} "
+            "and run again: what was sealed is kept."
         ) from error
 
 

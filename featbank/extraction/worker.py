@@ -8,6 +8,7 @@ the decode mode it never imports torch, and starts in a fraction of a second.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import pickle
@@ -16,7 +17,16 @@ import sys
 from multiprocessing.connection import Connection
 
 from featbank.errors import ExtractionError
-from featbank.extraction.messages import Crashed, Event, Network, Reading, Stop, Task, WorkerSpec
+from featbank.extraction.messages import (
+    Began,
+    Crashed,
+    Event,
+    Network,
+    Reading,
+    Stop,
+    Task,
+    WorkerSpec,
+)
 from featbank.extraction.task import TaskRunner
 
 __all__ = ["main", "serve"]
@@ -47,6 +57,7 @@ def serve(connection: Connection) -> None:
         sealer = Sealer(store, rows=spec.shard_rows, seconds=spec.shard_seconds)
 
     stopped = False
+    nowhere = open(os.devnull, "w")  # noqa: SIM115  (as long as the process lives)
 
     def claim(readings: list[Reading]) -> list[tuple[int, ...]]:
         nonlocal stopped
@@ -59,6 +70,10 @@ def serve(connection: Connection) -> None:
         return wanted
 
     def report(event: Event) -> None:
+        if isinstance(event, Began) and event.item is not None:
+            faulthandler.dump_traceback_later(spec.patience, exit=True, file=nowhere)
+        else:
+            faulthandler.cancel_dump_traceback_later()
         connection.send(event)
 
     runner = TaskRunner(

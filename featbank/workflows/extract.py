@@ -95,7 +95,7 @@ class ExtractionResult:
 
     @property
     def images_per_second(self) -> float:
-        """Images computed a second, start-up included."""
+        """Images computed a second, from the scan of the sources to the last seal."""
         return self.computed / self.seconds if self.seconds else 0.0
 
 
@@ -289,12 +289,13 @@ def extract_to(
             "features of a module are kept in a bank only if it has a version: "
             "from_module(..., version='1')."
         )
-    with writing():
-        target = Bank.create(bank)
-    sources = name_sources(sources, target)
+    existing = Bank(bank) if os.path.exists(os.path.join(bank, "bank.json")) else None
+    sources = name_sources(sources, existing)
     surveyed, tables = survey(
-        sources, target, recipe, columns, retry_failed=retry_failed, paranoid=paranoid
+        sources, existing, recipe, columns, retry_failed=retry_failed, paranoid=paranoid
     )
+    with writing():  # not before the sources were found to be some
+        target = Bank.create(bank)
     places = [(part, int(row)) for part in surveyed for row in np.flatnonzero(part.plan.read)]
     claims = Claims(tables, len(places))
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from featbank.bank.bank import Bank, Selection
+from featbank.bank.bank import Bank
+from featbank.bank.selection import Selection
 from featbank.data.splits import make_split
 from featbank.errors import DataError, EvaluationError, HeadError
 

@@ -58,11 +58,9 @@ def test_a_selection_by_source_and_split(bank):
 
 
 def test_another_column_of_the_table_can_be_the_label(bank):
-    chosen = bank.select(layer="penultimate", source="birds", label="age", values=["age", "split"])
+    chosen = bank.select(layer="penultimate", source="birds", label="age")
     assert chosen.labels == ["1", None, "3", "5"]
-    assert chosen.values == {
-        "age": ["1", None, "3", "5"], "split": ["train", "train", "test", None]
-    }  # fmt: skip
+    assert chosen.splits == ["train", "train", "test", None]
     with pytest.raises(DataError, match="no column 'agee'; did you mean age"):
         bank.select(layer="penultimate", source="birds", label="agee")
 
@@ -100,12 +98,10 @@ def test_a_recipe_is_found_by_name_fingerprint_and_folder(bank):
 def test_several_recipes_stand_side_by_side(tmp_path):
     bank = filled(tmp_path / "bank")
     bank.register(OTHER, {})
-    with pytest.raises(AmbiguousFeatures, match=f"{RECIPE.slug}, {OTHER.slug}"):
-        bank.features(layer="stage")
-    with pytest.raises(FeaturesMissing, match=r"other-.* has no features yet"):
-        bank.features("other")
     words = sorted(set(ORDER))
     bank.seal(OTHER, keys(words), {COLUMN: features(words, COLUMN, 7)})
+    with pytest.raises(AmbiguousFeatures, match=f"{RECIPE.slug}, {OTHER.slug}"):
+        bank.features(layer="stage")
     np.testing.assert_array_equal(bank.features("other"), features(ORDER, COLUMN, 7))
     assert bank.columns(OTHER.fingerprint) == {COLUMN: len(words)}
 
@@ -326,3 +322,12 @@ def test_another_column_of_the_same_images_is_added_beside_the_first(tmp_path):
     bank.seal(RECIPE, keys(words), {third: features(words, third, 5)})
     joined = bank.features(layer=["early", "penultimate"])
     np.testing.assert_array_equal(joined, np.hstack([features(ORDER, third, 5), features(ORDER)]))
+
+
+def test_a_recipe_without_rows_does_not_make_the_others_ambiguous(tmp_path):
+    """A run that ended before its first shard leaves one."""
+    bank = filled(tmp_path / "bank")
+    bank.register(OTHER, {})
+    assert len(bank.features(layer="penultimate")) == len(ORDER)
+    with pytest.raises(FeaturesMissing, match=r"other-.* has no features yet"):
+        bank.features("other")

@@ -406,3 +406,13 @@ def test_the_final_fit_leaves_test_alone(fits):
     final = fit_final(numbered(150), NAMES, spy.Spy(), splits=SPLITS)
     assert all(seen <= set(range(110)) for _, seen in fits)
     assert sorted(final.rows) == list(range(110))
+
+
+def test_scores_that_are_all_alike_still_have_an_interval():
+    X = np.repeat([[-1.0], [1.0]], 15, axis=0)
+    y = np.repeat(["a", "b"], 15)
+    for cv in (5, 0.2):
+        accuracy = cross_validate(X, y, "centroid", tune=False, cv=cv).heads[0].metrics["accuracy"]
+        assert accuracy.mean == 1.0
+        assert accuracy.low < 0.95
+        assert accuracy.high == 1.0

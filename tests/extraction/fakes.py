@@ -87,6 +87,11 @@ def hostile_decode(data: bytes, policy: DecodePolicy, **options: Any) -> Image.I
         time.sleep(600)
     if data.startswith(b"exit"):
         os._exit(3)
+    if data.startswith(b"once "):  # the path of a mark, and an image behind the end of the line
+        mark, _, data = data.removeprefix(b"once ").partition(b"\n")
+        if not os.path.exists(mark):
+            Path(os.fsdecode(mark)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
     if data.startswith(b"sigkill"):
         os.kill(os.getpid(), signal.SIGKILL)
     if data.startswith(b"segfault"):

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from featbank.backbones.recipe import Column
 from featbank.bank.maintenance import verify
+from featbank.data.decode import DecodeLimits, DecodePolicy
 from featbank.errors import ExtractionError
-from featbank.extraction.pool import Watch
-from tests.extraction.fakes import expected, extract, hostile_decode
+from featbank.extraction.messages import Task, TaskSpec, WorkerSpec
+from featbank.extraction.pool import Died, Pool, Watch
+from tests.extraction.fakes import PREPROCESS, expected, extract, hostile_decode
 from tests.tiny import make_images
 
 WATCH = Watch(seconds=3.0, bytes=100 << 20)
@@ -23,6 +28,12 @@ def _no_core_files():
     resource.setrlimit(resource.RLIMIT_CORE, (0, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+def image_bytes():
+    data = io.BytesIO()
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(data, "PNG")
+    return data.getvalue()
 
 
 def run(tmp_path, folder, **settings):
@@ -63,6 +74,15 @@ def test_a_file_that_kills_takes_its_copies_with_it_and_nothing_else(tmp_path, f
     assert (result.computed, result.reused, result.failed) == (12, 3, 9)
 
 
+def test_an_image_whose_worker_died_by_another_cause_is_tried_again(tmp_path, folder, worker_mode):
+    """The system, out of memory, kills a worker, and the image it is busy with is innocent."""
+    victim = folder / "a" / "victim.png"
+    victim.write_bytes(b"once %b\n%b" % (os.fsencode(tmp_path / "mark"), image_bytes()))
+    result = extract(tmp_path / "bank", folder, decode=hostile_decode, watch=WATCH, **worker_mode)
+    assert (tmp_path / "mark").exists()
+    assert (result.computed, result.failed) == (13, 0)
+
+
 def test_a_known_killer_is_not_let_at_a_worker_again(tmp_path, folder, worker_mode, settled):
     (folder / "a" / "bad.png").write_bytes(b"exit")
     assert run(tmp_path, folder, **worker_mode).failed == 1
@@ -90,3 +110,25 @@ def test_a_module_in_the_current_folder_is_not_taken_for_pythons_own(
     (folder / "random.py").write_text("raise SystemExit('run by accident')")
     monkeypatch.chdir(folder)
     assert extract(tmp_path / "bank", folder, **worker_mode).computed == 12
+
+
+def test_a_worker_that_hangs_when_nobody_watches_any_more_ends_itself(tmp_path):
+    """Its parent was killed, and can end it no more."""
+    path = tmp_path / "hang.png"
+    path.write_bytes(b"hang")
+    spec = TaskSpec((Column(),), DecodePolicy(), DecodeLimits(), PREPROCESS, 4, hostile_decode)
+    pool = Pool(WorkerSpec(spec, patience=0.5), 1, Watch(seconds=60))
+    pool.fill()
+    try:
+        pool.give(pool.workers[0], Task((0,), (os.fsencode(path),)))
+        began = time.monotonic()
+        while time.monotonic() - began < 20:
+            for worker, event in pool.events():
+                if isinstance(event, list):
+                    pool.send(worker, [(0,)])
+                if isinstance(event, Died):
+                    assert (event.item, event.ended) == (0, False)
+                    return
+        pytest.fail("the worker still hangs")
+    finally:
+        pool.kill()

@@ -1,0 +1,220 @@
+"""Selection: images of a bank with their features, found by the words that a user has for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.backbones.recipe import Column, Recipe
+from featbank.bank.recipes import KnownRecipe
+from featbank.bank.rows import Rows
+from featbank.data.index import Index, IndexedSource, Text
+from featbank.errors import AmbiguousFeatures, DataError, FeaturesMissing, nearest
+
+__all__ = [
+    "Selection",
+    "choose_columns",
+    "choose_recipe",
+    "choose_sources",
+    "gather",
+    "readable",
+]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Images of a bank with their features, in the order of source and path.
+
+    Attributes
+    ----------
+    X : ndarray of shape (N, D)
+        The columns' features side by side.
+    paths : list of str
+        Absolute.
+    labels, splits, groups : list of (str or None)
+    digests : ndarray of shape (N, 32), uint8
+        SHA-256 of each image's bytes.
+    recipe : Recipe
+    columns : tuple of Column
+    request : dict
+        The user's words that find the backbone again.
+    """
+
+    X: Array
+    paths: list[str]
+    labels: list[str | None]
+    splits: list[str | None]
+    groups: list[str | None]
+    digests: npt.NDArray[np.uint8]
+    recipe: Recipe
+    columns: tuple[Column, ...]
+    request: dict[str, Any]
+
+
+def choose_sources(index: Index, source: str | Sequence[str] | None) -> list[IndexedSource]:
+    """Return the sources of these names, in the index's order; all of them for None."""
+    sources = index.sources
+    if source is None:
+        return list(sources.values())
+    wanted = [source] if isinstance(source, str) else list(source)
+    for name in wanted:
+        if name not in sources:
+            raise DataError(
+                f"the bank has no source {name!r}; {nearest(name, sources)}"
+                if sources
+                else "the bank has no source yet; run `featbank extract`."
+            )
+    return [part for name, part in sources.items() if name in wanted]
+
+
+def choose_recipe(
+    recipes: Sequence[KnownRecipe],
+    recipe: str | Recipe | None,
+    has_rows: Callable[[KnownRecipe], bool],
+) -> KnownRecipe:
+    """Return the one recipe that the words mean; of several, the one that has rows."""
+    fitting = list(recipes)
+    if isinstance(recipe, Recipe):
+        fitting = [k for k in recipes if k.fingerprint == recipe.fingerprint]
+    elif recipe is not None:
+        fitting = [k for k in recipes if recipe == k.recipe.backbone] or [
+            k for k in recipes if k.fingerprint.startswith(recipe) or k.slug.startswith(recipe)
+        ]
+    choices = ", ".join(k.slug for k in recipes)
+    if not fitting:
+        words = recipe.slug if isinstance(recipe, Recipe) else recipe
+        raise FeaturesMissing(f"the bank has no recipe {words!r}; it has {choices}.")
+    if len(fitting) > 1:  # a run that ended before its first shard left a recipe without rows
+        fitting = [k for k in fitting if has_rows(k)] or fitting[:1]
+    if len(fitting) > 1:
+        raise AmbiguousFeatures(
+            f"several recipes fit; choose one by name with --recipe: "
+            f"{', '.join(k.slug for k in fitting)}."
+        )
+    return fitting[0]
+
+
+def choose_columns(
+    columns: Sequence[Column], layer: str | Sequence[str] | None, view: str | None
+) -> list[Column]:
+    """Return the one column that each of the words means."""
+    if view is not None:
+        views = sorted({c.view for c in columns})
+        if view not in views:
+            raise FeaturesMissing(
+                f"there are no features of the view {view!r}; {nearest(view, views)}"
+            )
+        columns = [c for c in columns if c.view == view]
+    wanted = [None] if layer is None else [layer] if isinstance(layer, str) else list(layer)
+    return [_one_column(columns, word) for word in wanted]
+
+
+def gather(
+    sources: Sequence[IndexedSource],
+    known: KnownRecipe,
+    tables: Sequence[Rows],
+    *,
+    split: str | None = None,
+    label: str | None = None,
+) -> Selection:
+    """Read the features of the sources' readable images; see `featbank.Bank.select`."""
+    paths: list[str] = []
+    found: dict[str, list[str | None]] = {k: [] for k in ("label", "split", "group")}
+    digests = []
+    missing = 0
+    for part in sources:
+        listing = part.listing
+        keep = ~part.failed
+        if split is not None:
+            keep &= np.array([word == split for word in listing.split.tolist()], dtype=np.bool_)
+        missing += int((keep & ~part.known).sum())
+        rows = np.flatnonzero(keep & part.known)
+        digests.append(part.digest[rows])
+        paths += [os.fsdecode(part.path(int(row))) for row in rows]
+        for name, words in found.items():
+            title = label if name == "label" and label is not None else name
+            words += _values(part, title).take(rows).tolist()
+    keys = np.concatenate(digests) if digests else np.empty((0, 32), np.uint8)
+    if not len(keys) and not missing:
+        raise FeaturesMissing(_nothing(sources, split))
+    blocks = []
+    for table in tables:
+        at = table.find(keys)
+        lacking = int((at < 0).sum()) + missing
+        if lacking:
+            raise FeaturesMissing(
+                f"{lacking} of {len(keys) + missing} images have no features "
+                f"{known.slug} {table.column.name} yet; run `featbank extract` again, "
+                "or choose a source that has them."
+            )
+        blocks.append(table.read(at))
+    return Selection(
+        X=blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1),
+        paths=paths,
+        labels=found["label"],
+        splits=found["split"],
+        groups=found["group"],
+        digests=keys,
+        recipe=known.recipe,
+        columns=tuple(table.column for table in tables),
+        request=dict(known.provenance.get("request", {})),
+    )
+
+
+def _one_column(columns: Sequence[Column], word: str | None) -> Column:
+    parts = [] if word is None else word.split(":")
+    fitting = [c for c in columns if c.name.split(":")[: len(parts)] == parts]
+    listed = ", ".join(c.name for c in columns)
+    if not fitting:
+        raise FeaturesMissing(
+            f"the bank has no column {word!r} of this recipe; it has {listed}. "
+            "`featbank extract --layers` adds one."
+        )
+    if len(fitting) > 1:
+        raise AmbiguousFeatures(
+            f"several columns fit; choose one or more with --layers: "
+            f"{', '.join(c.name for c in fitting)}."
+        )
+    return fitting[0]
+
+
+def _nothing(sources: Iterable[IndexedSource], split: str | None) -> str:
+    """Say why a selection is empty."""
+    splits = {word for part in sources for word in part.listing.split.tolist() if word is not None}
+    if split is None or split in splits:
+        what = "the bank" if split is None else f"the split {split!r}"
+        return f"{what} has no readable images; run `featbank extract`."
+    return f"no image is in the split {split!r}; " + (
+        nearest(split, splits) if splits else "the sources have no splits."
+    )
+
+
+def _values(part: IndexedSource, title: str) -> Text:
+    listing = part.listing
+    given = {"label": listing.label, "split": listing.split, "group": listing.group}
+    if title in given:
+        return given[title]
+    if title not in listing.extra:
+        raise DataError(
+            f"the source {part.name!r} has no column {title!r}; "
+            + (
+                nearest(title, ["label", *listing.extra])
+                if listing.extra
+                else "its only label is the default one."
+            )
+        )
+    return listing.extra[title]
+
+
+def readable(index: Index) -> Iterator[tuple[IndexedSource, int]]:
+    """Yield source and row of every image that is not in the ledger."""
+    for source in index.sources.values():
+        for row in np.flatnonzero(~source.failed):
+            yield source, int(row)
