@@ -30,7 +30,7 @@ def main() -> None:
     search = GridSearchCV(
         classifier,
         [
-            {"head": ["logreg", "ridge", "centroid"]},
+            {"head": ["logreg", "ridge", "knn"]},
             {"head": [featbank.make_head("svm")], "head__svc__C": [0.1, 1.0, 10.0]},
         ],
         cv=StratifiedKFold(3, shuffle=True, random_state=0),

@@ -25,7 +25,7 @@ from sklearn.utils.validation import (
 )
 
 from featbank.errors import BackboneError, WeightsMismatch
-from featbank.heads.registry import make_head
+from featbank.heads.registry import head_name, make_head
 from featbank.workflows.headfit import plan_head_fit
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ def _if_head_has(method: str) -> Callable[[_Method], _Method]:
 
     def check(classifier: TransferClassifier) -> bool:
         fitted = hasattr(classifier, "head_")
-        return hasattr(classifier.head_ if fitted else make_head(classifier.head), method)
+        head = classifier.head_ if fitted else make_head(classifier.head)
+        if not hasattr(head, method):
+            raise AttributeError(
+                f"the head {head_name(classifier.head)} has no {method}; take another head, or "
+                "give head=CalibratedClassifierCV(...) around it."
+            )
+        return True
 
     decorator: Callable[[_Method], _Method] = available_if(check)
     return decorator

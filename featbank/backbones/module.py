@@ -155,7 +155,9 @@ def from_module(
     network = copy.deepcopy(module).cpu().eval().requires_grad_(False)
     recipe = None
     if version is None:
-        logger.warning("%s has no version, so its features are not kept: give version=", name)
+        logger.warning(
+            "%s has no version, so its features are not kept; give version='1' to keep them.", name
+        )
     else:
         recipe = Recipe(
             backbone=f"{name}@{version}" + (f"#{classifier}" if classifier else ""),

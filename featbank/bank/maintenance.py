@@ -102,7 +102,7 @@ def compact(bank: Bank, target: str | os.PathLike[str] | None = None) -> str:
     BankDamaged
         A shard is damaged; nothing is written.
     BankError
-        The bank is packed already.
+        The bank is packed already, or something else stands at `target`.
     OSError
         The disk is full or failed; what stood at `target` stands.
     """
@@ -113,6 +113,8 @@ def compact(bank: Bank, target: str | os.PathLike[str] | None = None) -> str:
         raise BankError(f"a packed bank's name ends in .h5, and {path} does not.")
     if os.path.isdir(path):
         raise BankError(f"{path} is a folder; name a file that ends in .h5.")
+    if os.path.exists(path) and not hdf5.is_sealed(path):
+        raise BankError(f"{path} is there already and is no packed bank; name another file.")
     durable.make_directory(os.path.dirname(path))
     packed.pack(bank, path)
     return path

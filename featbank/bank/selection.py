@@ -38,6 +38,7 @@ class Selection:
         The columns' features side by side.
     paths : list of str
         Absolute.
+    sources : list of str
     labels, splits, groups : list of (str or None)
     digests : ndarray of shape (N, 32), uint8
         SHA-256 of each image's bytes.
@@ -49,6 +50,7 @@ class Selection:
 
     X: Array
     paths: list[str]
+    sources: list[str]
     labels: list[str | None]
     splits: list[str | None]
     groups: list[str | None]
@@ -95,7 +97,7 @@ def choose_recipe(
         fitting = [k for k in fitting if has_rows(k)] or fitting[:1]
     if len(fitting) > 1:
         raise AmbiguousFeatures(
-            f"several recipes fit; choose one by name with --recipe: "
+            f"several recipes fit; choose one by name (recipe=, or --recipe): "
             f"{', '.join(k.slug for k in fitting)}."
         )
     return fitting[0]
@@ -126,6 +128,7 @@ def gather(
 ) -> Selection:
     """Read the features of the sources' readable images; see `featbank.Bank.select`."""
     paths: list[str] = []
+    names: list[str] = []
     found: dict[str, list[str | None]] = {k: [] for k in ("label", "split", "group")}
     digests = []
     missing = 0
@@ -138,6 +141,7 @@ def gather(
         rows = np.flatnonzero(keep & part.known)
         digests.append(part.digest[rows])
         paths += [os.fsdecode(part.path(int(row))) for row in rows]
+        names += [part.name] * len(rows)
         for name, words in found.items():
             title = label if name == "label" and label is not None else name
             words += _values(part, title).take(rows).tolist()
@@ -158,6 +162,7 @@ def gather(
     return Selection(
         X=blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1),
         paths=paths,
+        sources=names,
         labels=found["label"],
         splits=found["split"],
         groups=found["group"],
@@ -179,7 +184,7 @@ def _one_column(columns: Sequence[Column], word: str | None) -> Column:
         )
     if len(fitting) > 1:
         raise AmbiguousFeatures(
-            f"several columns fit; choose one or more with --layers: "
+            f"several columns fit; choose one or more (layer=, or --layers): "
             f"{', '.join(c.name for c in fitting)}."
         )
     return fitting[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from featbank.cli.options import bank_option, columns_of, json_option, print_json, shown
@@ -36,12 +38,31 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
             click.echo(f"    columns {', '.join(map(shown, source['labels']))}")
     for recipe in found.recipes:
         click.echo(f"  recipe {recipe['name']}: {recipe['rows']} rows, {recipe['shards']} shards")
+        click.echo(f"    {_recipe_in_words(recipe['recipe'])}")
         for column in recipe["columns"]:
             click.echo(f"    {column['name']}: {column['rows']} x {column['width']}")
     for title, counts in (("split", found.splits), ("class", found.classes)):
         if counts:
             rows = [(title, "images"), *((shown(name), str(n)) for name, n in counts.items())]
             click.echo(columns_of(rows, right=(1,)))
+
+
+def _recipe_in_words(recipe: dict[str, Any]) -> str:
+    """Say what tells a recipe from others of its backbone."""
+    steps = recipe["preprocess"]
+
+    def size(value: Any) -> str:
+        return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    how = {"squash": "squashed to", "long": "long side", "short": "short side"}
+    words = [f"{recipe['source']}, weights {recipe['weights'][:12]}"]
+    if steps["fit"] not in how:
+        words.append("its own transform")
+    else:
+        if steps["resize"] is not None:
+            words.append(f"{how[steps['fit']]} {size(steps['resize'])} {steps['interpolation']}")
+        words.append(f"crop {size(steps['crop'])}")
+    return ", ".join([*words, recipe["precision"]])
 
 
 @click.command()

@@ -13,6 +13,7 @@ from featbank.cli.options import (
     json_option,
     print_json,
     progress_bar,
+    readable,
     run_options,
     shown,
     words_of,
@@ -167,7 +168,12 @@ def _parameters(texts: tuple[str, ...]) -> dict[str, Any] | None:
 @click.option(
     "--top", type=int, metavar="K", default=5, show_default=True, help="Classes told of each image."
 )
-@click.option("--csv", "table", metavar="FILE", help="Write file_name,id and, if asked, more.")
+@click.option(
+    "--csv",
+    "table",
+    metavar="FILE",
+    help="Write a table: file_name, id (the class), and more if asked; - for standard output.",
+)
 @click.option("--probabilities", is_flag=True, help="Probabilities of all classes in the CSV.")
 @click.option("--bank", metavar="PATH", help="A bank as cache for features.")
 @click.option("--weights", metavar="FILE", help="The backbone's weights, if they moved.")
@@ -192,6 +198,7 @@ def predict(
     It embeds them with the classifier's own recipe, and refuses other weights. Images that can't
     be read are listed; only if none can be read is the exit status 1.
     """
+    from featbank import durable
     from featbank.classifier import Classifier
     from featbank.errors import ClassifierError
     from featbank.extraction.allocator import keep_large_blocks
@@ -199,6 +206,8 @@ def predict(
     from featbank.workflows.predict import predict as workflow
 
     keep_large_blocks()
+    if as_json and table == "-":
+        raise click.UsageError("--json and --csv - both write to standard output; choose one.")
     if probabilities and not table:
         raise click.UsageError("--probabilities belongs to --csv.")
     if top < 1:
@@ -219,9 +228,12 @@ def predict(
             progress=progress,
             **options,
         )
-    if table:
-        _write_table(result, table, probabilities=probabilities)
-        click.echo(f"{len(result.predictions)} predictions in {shown(table)}", err=True)
+    if table == "-":
+        click.echo(_table(result, probabilities=probabilities), nl=False)
+    elif table:
+        durable.write_file(table, _table(result, probabilities=probabilities).encode())
+        count = len(result.predictions)
+        click.echo(f"{count} prediction{'s' * (count != 1)} in {shown(table)}", err=True)
     if as_json:
         print_json(result.to_dict())
     elif not table:
@@ -239,6 +251,8 @@ def predict(
 
 def _check_folder(table: str) -> None:
     """Find out before the images are embedded, not after."""
+    if table == "-":
+        return
     from featbank.errors import DataError
 
     folder = os.path.dirname(table) or "."
@@ -248,20 +262,22 @@ def _check_folder(table: str) -> None:
         raise DataError(f"{table} is a folder; name a file after --csv.")
 
 
-def _write_table(result: PredictionResult, path: str, *, probabilities: bool) -> None:
+def _table(result: PredictionResult, *, probabilities: bool) -> str:
+    """Return the CSV: names without folders, unless two images would then bear the same."""
     import csv
     import io
 
-    from featbank import durable
-
     classes = result.classifier.classes
+    names = [os.path.basename(one.path) for one in result.predictions]
+    if len(set(names)) < len(names):
+        names = [one.path for one in result.predictions]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "id", *(classes if probabilities else ())])
-    for one in result.predictions:
-        row: list[Any] = [os.path.basename(one.path), one.label]
+    for name, one in zip(names, result.predictions, strict=True):
+        row: list[Any] = [readable(name), readable(one.label)]
         if probabilities:
             of = {guess.label: guess.probability for guess in one.top}
             row += [f"{of[name]:.6f}" for name in classes]
         writer.writerow(row)
-    durable.write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    return text.getvalue()

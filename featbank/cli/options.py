@@ -156,10 +156,14 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None] | 
         yield update
 
 
+def readable(text: str) -> str:
+    """Return a name as text that every program reads: bytes that are no text escaped."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def shown(path: str) -> str:
     """Return a path fit for a terminal: control characters and broken text escaped."""
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in readable(path))
 
 
 def columns_of(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:

@@ -26,7 +26,7 @@ from featbank.data.complete import check_png, check_tiles, without_end_marker
 from featbank.data.modes import raw_mode, to_rgb
 from featbank.errors import ImageError
 
-__all__ = ["FORMATS", "DecodeLimits", "DecodePolicy", "decode", "read_bytes"]
+__all__ = ["FORMATS", "DecodeLimits", "DecodePolicy", "decode", "read_bytes", "unreadable"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """The only formats whose decoders ever see a byte. (Pillow finds MPO behind JPEG by itself.)"""
@@ -170,9 +170,9 @@ def decode(
     except UnidentifiedImageError:
         raise ImageError(_unknown(data)) from None
     except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns at it, and refuses at twice it
         raise ImageError(
-            "the image has more pixels than Pillow accepts; shrink or tile it, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS."
+            f"the image has more than {limit:,} pixels, which is the limit; shrink or tile it."
         ) from None
     except MemoryError:
         raise ImageError("decoding the image takes more memory than there is.") from None
@@ -214,22 +214,27 @@ def read_bytes(path: str | bytes | os.PathLike[str], limits: DecodeLimits = _LIM
             after = os.fstat(handle)
         finally:
             os.close(handle)
+    except ImageError:  # is a ValueError as well
+        raise
     except OSError as error:
-        reason = {
-            errno.ENOENT: "no such file.",
-            errno.EACCES: "permission denied.",
-            errno.ENXIO: "not a regular file but a socket or a device.",
-            errno.ELOOP: "too many symbolic links.",
-        }
-        raise ImageError(
-            reason.get(error.errno or 0, f"the file can't be read: {error.strerror or error}.")
-        ) from None
+        raise ImageError(unreadable(error)) from None
     except ValueError as error:  # a zero byte in the name
         raise ImageError(f"the file can't be read: {error}.") from None
     times = [(state.st_mtime_ns, state.st_ctime_ns) for state in (before, after)]
     if not len(data) == before.st_size == after.st_size or times[0] != times[1]:
         raise ImageError("the file changed while it was read; run again when it is finished.")
     return data
+
+
+def unreadable(error: OSError) -> str:
+    """Return in a sentence why the system can't open or look at a file."""
+    reasons = {
+        errno.ENOENT: "there is no such file.",
+        errno.EACCES: "permission denied.",
+        errno.ENXIO: "not a regular file but a socket or a device.",
+        errno.ELOOP: "too many symbolic links.",
+    }
+    return reasons.get(error.errno or 0, f"the file can't be read: {error.strerror or error}.")
 
 
 def _over_bytes(size: int, limits: DecodeLimits) -> str:
@@ -268,7 +273,7 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
     if width * height > limits.max_pixels:
         raise ImageError(
             f"the image has {width} x {height} pixels, over the limit of {limits.max_pixels:,} "
-            "(max_pixels)."
+            "(max_pixels); shrink or tile it."
         )
     if max(width, height) > limits.max_side:
         raise ImageError(

@@ -137,7 +137,8 @@ class IndexedSource:
     digest : ndarray of shape (N, 32), uint8
         SHA-256 of the file's bytes.
     known : ndarray of shape (N,), bool
-        Whether `digest` belongs to the file as `listing` saw it.
+        Whether `digest` belongs to the file as `listing` saw it. So it may where the image could
+        not be decoded: a row has features only if it is known and has no failure.
     failure : Text
         The ledger: why the file could not be read, if it could not.
     failure_under : Text

@@ -13,7 +13,7 @@ from featbank.data.index import Listing, Text
 from featbank.data.tables import split_word
 from featbank.errors import DataError, nearest
 
-__all__ = ["SPLITS", "by_split", "choose"]
+__all__ = ["SPLITS", "by_split", "check_classes", "choose"]
 
 SPLITS = ("train", "valid", "test")
 
@@ -49,6 +49,38 @@ def by_split(listing: Listing) -> Listing:
     return dataclasses.replace(chosen, label=Text.of(labels), split=Text.of(splits))
 
 
+def check_classes(
+    found: Sequence[Sequence[str]], *, classes: Iterable[str], class_names: Mapping[str, str]
+) -> None:
+    """Check that the classes that are asked for are there, in one source of a call or another.
+
+    Parameters
+    ----------
+    found : sequence of sequence of str
+        The labels as found in each source.
+    classes : iterable of str
+        By their label as found or by their readable name.
+    class_names : mapping
+        From labels as found to readable ones.
+
+    Raises
+    ------
+    DataError
+        For a class that is not there, or names that fit no class.
+    """
+    raw = {word for words in found for word in words}
+    if class_names and raw.isdisjoint(class_names):
+        raise DataError(
+            f"the class names fit none of the classes, which are {_some(raw)}; the names are for "
+            f"{_some(class_names)}."
+        )
+    known = raw | {class_names.get(word, word) for word in raw}
+    where = "" if len(found) == 1 else f" in any of the {len(found)} sources"
+    for word in classes:
+        if word not in known:
+            raise DataError(f"there is no class {word!r}{where}; {nearest(word, known)}")
+
+
 def choose(
     listing: Listing,
     *,
@@ -67,22 +99,14 @@ def choose(
     class_names : mapping
         From labels as found to readable ones; a label that is not in it stays as it is.
 
-    Raises
-    ------
-    DataError
-        For a class that is not there, names that fit no class, or nothing left.
+    Returns
+    -------
+    Listing
+        Perhaps without any image. A class that is not there chooses and excludes nothing; see
+        `check_classes`.
     """
     raw = listing.label.vocabulary
     readable = [class_names.get(word, word) for word in raw]
-    if class_names and not any(word in class_names for word in raw):
-        raise DataError(
-            f"the class names fit none of the classes, which are {_some(raw)}; the names are for "
-            f"{_some(class_names)}."
-        )
-    known = {*raw, *readable}
-    for word in (*(classes or ()), *exclude):
-        if word not in known:
-            raise DataError(f"there is no class {word!r}; {nearest(word, known)}")
     wanted = None if classes is None else set(classes)
     keeps = [
         (wanted is None or not wanted.isdisjoint(both)) and not set(exclude) & set(both)
@@ -97,8 +121,6 @@ def choose(
     if all(keeps) and wanted is None:
         return listing
     keep = np.array([*keeps, wanted is None])[codes]  # the last entry is what -1 finds
-    if not keep.any():
-        raise DataError("classes and exclude together leave no image; widen one of them.")
     return _take(listing, np.flatnonzero(keep))
 
 

@@ -53,8 +53,8 @@ def read_sequence(
     root = "."
     if hasattr(location, "samples"):
         names = getattr(location, "classes", None)
-        pairs = [(path, names[y] if names else y) for path, y in location.samples]
         root = os.fsdecode(getattr(location, "root", "."))
+        pairs = [(_from_here(path, root), names[y] if names else y) for path, y in location.samples]
     else:
         try:
             items = list(location)
@@ -81,6 +81,15 @@ def read_sequence(
         raise DataError(f"expected paths: {error}.") from None
     table = Table(paths, tuple(_text(label) for _, label in pairs), nothing, nothing)
     return root, _with_paths(table)
+
+
+def _from_here(path: Any, root: str) -> Any:
+    """Return a data set's path whole if it begins with a relative root, as torchvision's do."""
+    if os.path.isabs(root) or not isinstance(path, str | bytes | os.PathLike):
+        return path
+    inside = os.path.join(os.path.normpath(root), "")
+    begins = os.path.normpath(os.fsdecode(path)).startswith(inside)
+    return os.path.abspath(path) if begins else path
 
 
 def _with_paths(table: Table) -> Table:

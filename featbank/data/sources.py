@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.data.index import Listing, Text
-from featbank.data.selection import SPLITS, by_split, choose
+from featbank.data.selection import SPLITS, by_split, check_classes, choose
 from featbank.data.sequences import read_sequence
 from featbank.data.tables import Table, check_columns, read_csv, split_word
 from featbank.data.walk import EXTENSIONS, is_image_name, shown, walk
 from featbank.errors import DataError, SourceNotFound, nearest
 
-__all__ = ["KINDS", "Source", "find_images", "load_class_names", "open_source", "scan"]
+__all__ = ["KINDS", "Source", "find_images", "load_class_names", "open_source", "scan", "scan_all"]
 
 KINDS = ("folder", "split-folders", "flat", "csv", "list")
 
@@ -212,6 +212,24 @@ def scan(source: Source) -> Listing:
         Where there are no images, a class is asked for that is not there, or a table can't be
         used; see `featbank.data.tables`.
     """
+    return scan_all([source])[0]
+
+
+def scan_all(sources: Sequence[Source]) -> list[Listing]:
+    """List the images of several sources, as `scan` does for one.
+
+    A class that is asked for, or class names, need to fit one of the sources only.
+    """
+    listings = [_list(source) for source in sources]
+    check_classes(
+        [listing.label.vocabulary for listing in listings],
+        classes={word: None for s in sources for word in (*(s.classes or ()), *s.exclude)},
+        class_names={word: name for s in sources for word, name in s.class_names.items()},
+    )
+    return [_chosen(source, listing) for source, listing in zip(sources, listings, strict=True)]
+
+
+def _list(source: Source) -> Listing:
     root = os.fsencode(source.root)
     if source.kind == "list":
         assert source.listed is not None  # open_source sees to it
@@ -241,9 +259,19 @@ def scan(source: Source) -> Listing:
             f"there are no images in {shown(root)}; looked for names ending in "
             f"{', '.join(EXTENSIONS)}{linked}."
         )
-    return choose(
+    return listing
+
+
+def _chosen(source: Source, listing: Listing) -> Listing:
+    chosen = choose(
         listing, classes=source.classes, exclude=source.exclude, class_names=source.class_names
     )
+    if not len(chosen):
+        raise DataError(
+            f"classes and exclude together leave no image of {shown(source.table or source.root)}; "
+            "widen one of them, or leave this source out."
+        )
+    return chosen
 
 
 def find_images(
@@ -265,12 +293,18 @@ def find_images(
     SourceNotFound
         Where a path is not there.
     DataError
-        Where there are no images at all.
+        Where there are no images at all, or something else than paths is given.
     """
     if isinstance(paths, str | bytes | os.PathLike):
         paths = [paths]
     found: dict[bytes, None] = {}
-    given = [os.fsencode(path) for path in paths]
+    try:
+        given = [os.fsencode(path) for path in paths]
+    except TypeError as error:
+        raise DataError(
+            f"expected paths of image files or folders ({error}); TransferClassifier takes images "
+            "in memory."
+        ) from None
     for path in given:
         if os.path.isdir(path):
             try:

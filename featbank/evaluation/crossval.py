@@ -182,7 +182,7 @@ def cross_validate(
         ),
         protocol=made.protocol,
         folds=len(made.parts),
-        images=len(data.codes),
+        images=len(np.unique(np.concatenate([np.append(p.train, p.test) for p in made.parts]))),
         classes=tuple(str(c) for c in data.classes),
         duplicates=data.duplicates,
         groups=data.groups,

@@ -105,7 +105,7 @@ def checked(
     if digest_codes is not None:
         seen = digest_codes[digest_codes >= 0]
         duplicates = len(seen) - len(np.unique(seen))
-        notes += _contradictions(digest_codes, codes)
+        notes += _contradictions(digest_codes, codes, classes, rows)
     return Inputs(
         X=features,
         y=y_known,
@@ -179,8 +179,15 @@ def _feature_notes(features: Array, rows: Int) -> list[str]:
     return []
 
 
-def _contradictions(digests: Int, codes: Int) -> list[str]:
+def _contradictions(digests: Int, codes: Int, classes: Array, rows: Int) -> list[str]:
     known = digests >= 0
     pairs = np.unique(np.column_stack([digests[known], codes[known]]), axis=0)
-    twice = int((np.bincount(pairs[:, 0]) > 1).sum()) if len(pairs) else 0
-    return [f"{twice} images stand under more than one class with equal bytes."] if twice else []
+    images, counts = np.unique(pairs[:, 0], return_counts=True)
+    twice = images[counts > 1]
+    if not len(twice):
+        return []
+    where = ", ".join(str(row) for row in rows[digests == twice[0]][:3])
+    words = " and ".join(repr(str(classes[code])) for code in pairs[pairs[:, 0] == twice[0], 1])
+    many = "1 image stands" if len(twice) == 1 else f"{len(twice)} images stand"
+    example = "" if len(twice) == 1 else "for instance "
+    return [f"{many} under more than one class with equal bytes: {example}{words} (rows {where})."]

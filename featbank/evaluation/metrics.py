@@ -203,7 +203,8 @@ def bootstrap(meter: Meter, units: Int, *, seed: int) -> dict[str, tuple[float, 
 def _ranked(scores: Array) -> tuple[Array, Array]:
     """Return the ascending order of scores, and where each run of equal ones starts."""
     order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) != 0)
+    ascending = scores[order]  # infinite where a fit knew nothing of the class
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
     return order, starts
 
 

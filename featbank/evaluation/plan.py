@@ -197,7 +197,8 @@ def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Pla
             f"{len(part.train) - len(clean.train)} images to learn from have the bytes of an image "
             f"of {scored_name}; the score without them stands beside."
         )
-    return Plan(f"the given split, scored on {scored_name}", (part,), clean, tuple(notes))
+    counts = f"learned from {len(part.train)}, scored on {len(part.test)} of {scored_name}"
+    return Plan(f"one split, {counts}", (part,), clean, tuple(notes))
 
 
 def _by_split(splits: list[str | None]) -> dict[str, Int]:

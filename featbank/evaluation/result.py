@@ -109,6 +109,9 @@ class HeadResult:
             "head": self.head,
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
             "best_params": {key: _plain(value) for key, value in self.best_params.items()},
+            "fold_params": [
+                {key: _plain(value) for key, value in chosen.items()} for chosen in self.fold_params
+            ],
             "seconds": self.seconds,
             "classifier": self.classifier,
             "per_class": {
@@ -133,7 +136,7 @@ class EvaluationResult:
     folds : int
         Fits that were scored, a head: folds times repeats, or 1 for a given split.
     images : int
-        Labelled rows that took part.
+        Labelled rows that were learned from or scored.
     classes : tuple of str
     duplicates : int
         Images whose bytes another image before them has.

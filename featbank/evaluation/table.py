@@ -33,6 +33,7 @@ def _summary(result: EvaluationResult) -> str:
         held.append(f"{result.groups} groups kept together")
     if result.duplicates:
         held.append(f"{result.duplicates} duplicate" + "s" * (result.duplicates > 1))
+    word = "mean" if result.folds > 1 else "score"
     names = [name for name in METRICS if any(name in h.metrics for h in result.heads)]
     rows = [["head", *(METRICS[name] for name in names), "seconds", "chosen"]]
     for head in result.heads:
@@ -45,7 +46,7 @@ def _summary(result: EvaluationResult) -> str:
     return "\n".join(
         [
             f"{result.protocol}: {', '.join(held)}",
-            "mean ± half the 95 % confidence interval",
+            f"{word} ± the 95 % confidence interval (its wider side)",
             "",
             *_aligned(rows),
         ]
@@ -60,7 +61,7 @@ def _line(
 
 
 def _estimate(estimate: Estimate) -> str:
-    half = (estimate.high - estimate.low) / 2
+    half = max(estimate.mean - estimate.low, estimate.high - estimate.mean)
     return f"{estimate.mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
 
 

@@ -115,6 +115,15 @@ class Claims:
                 again.add(item)
         return sorted(again)
 
+    def reconcile(self, tables: Sequence[Rows]) -> None:
+        """Settle what is durable though nobody came to say so: an interrupt cut the message off."""
+        unsaid = [i for i in self._bytes if self.state[i] == PENDING]
+        if unsaid:
+            there = np.ones(len(unsaid), np.bool_)
+            for table in tables:
+                there &= table.find(self.digest[unsaid]) >= 0
+            self.sealed(item for item, found in zip(unsaid, there, strict=True) if found)
+
     def _waits(self, item: int) -> bool:
         return item in self._waiting.get(self.digest[item].tobytes(), ())
 

@@ -25,8 +25,8 @@ class SourcePlan:
     read : ndarray of bool
         Rows whose file is to be read: the bytes are unknown, or features are missing.
     unknown : ndarray of bool
-        Rows of `read` whose bytes are unknown: the file is new, changed, or was changed too close
-        to the last look at it.
+        Rows of `read` whose bytes are unknown (the file is new, changed, or was changed too close
+        to the last look at it), or are tried again though they failed before.
     compute : ndarray of bool
         Rows of `read` whose bytes are known, and whose features are missing.
     reused : ndarray of bool
@@ -65,7 +65,7 @@ def plan_source(
     paranoid : bool
         Read every file, whatever its times say.
     """
-    known = source.known & (not paranoid)
+    known = source.known & ~source.failed & (not paranoid)
     lacking = np.zeros(len(source), np.bool_)
     rows = np.flatnonzero(known)
     for table in tables:

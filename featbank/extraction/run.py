@@ -137,9 +137,17 @@ def run(
     columns = tuple(table.column for table in claims.tables)
     spec = TaskSpec(columns, policy, settings.limits, preprocess, settings.batch, settings.decode)
     job = _Run(paths, loader, store, spec, settings, claims, progress)
+    try:
+        _work(job, len(paths), loader, store, settings)
+    except KeyboardInterrupt:
+        claims.reconcile([store.rows(column) for column in columns])
+        raise
+
+
+def _work(job: _Run, n: int, loader: Loader, store: Store, settings: Settings) -> None:
     if settings.workers == 0:
         job.inline()
-    elif _embeds_in_workers(len(paths), loader, store, settings):
+    elif _embeds_in_workers(n, loader, store, settings):
         job.in_workers()
     else:
         job.decoded_in_workers()

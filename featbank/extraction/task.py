@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featbank.backbones.recipe import Column
-from featbank.data.decode import DecodeLimits, read_bytes
+from featbank.data.decode import DecodeLimits, read_bytes, unreadable
 from featbank.errors import ImageError
 from featbank.extraction.messages import (
     Began,
@@ -63,7 +63,7 @@ def _stat(path: bytes) -> Stat:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise ImageError(f"it can't be looked at: {error.strerror or error}.") from error
+        raise ImageError(unreadable(error)) from error
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, scanned
 
 

@@ -17,6 +17,7 @@ from featbank import durable
 from featbank.backbones.recipe import Column, Recipe
 from featbank.bank.bank import Bank
 from featbank.bank.rows import Rows
+from featbank.data.decode import unreadable
 from featbank.data.index import RACY_NANOSECONDS
 from featbank.data.modes import to_rgb
 from featbank.errors import DataError, ImageError
@@ -220,7 +221,7 @@ def _known_digests(
             digest[row] = np.frombuffer(memo[1], np.uint8)
             known[row] = True
         except OSError as error:
-            failures[row] = f"it can't be looked at: {error.strerror or error}."
+            failures[row] = unreadable(error)
         except ImageError as error:
             failures[row] = str(error)
     return known

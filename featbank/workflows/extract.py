@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from featbank.backbones.request import Request
 from featbank.bank.bank import Bank
 from featbank.data.decode import DecodePolicy
 from featbank.data.index import IndexedSource
-from featbank.errors import BackboneError, DataError, ExtractionError
+from featbank.data.sources import open_source
+from featbank.errors import BackboneError, DataError, ExtractionError, nearest
 from featbank.extraction.claims import COMPUTED, FAILED, PENDING, REUSED, Claims
 from featbank.extraction.messages import Loader
 from featbank.extraction.run import Settings, run
@@ -38,6 +40,9 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 _said: set[str] = set()
+_OF_MODEL = ("resize", "crop", "squash", "input_size", "precision", "seed")
+_OF_RUN = ("shard_rows", "limits", "watch")
+_OF_PLAN = ("retry_failed", "paranoid")
 _SAVE_SECONDS = 60.0  # between two saves of the index while a run goes on
 
 
@@ -213,14 +218,11 @@ def extract(
     >>> bank.features().shape                                          # doctest: +SKIP
     (2624, 1280)
     """
+    _check_options(options)
     words = {"weights": weights} if isinstance(model, str) else {}
-    for name in ("resize", "crop", "squash", "input_size", "precision", "seed"):
-        if name in options:
-            words[name] = options.pop(name)
-    settings = {
-        name: options.pop(name) for name in ("shard_rows", "limits", "watch") if name in options
-    }
-    choices = {name: options.pop(name) for name in ("retry_failed", "paranoid") if name in options}
+    words |= {name: options.pop(name) for name in _OF_MODEL if name in options}
+    settings = {name: options.pop(name) for name in _OF_RUN if name in options}
+    choices = {name: options.pop(name) for name in _OF_PLAN if name in options}
     return extract_to(
         bank,
         open_sources(source, **options),
@@ -232,6 +234,15 @@ def extract(
         progress=progress,
         **choices,
     ).bank
+
+
+def _check_options(options: Iterable[str]) -> None:
+    """Raise a `TypeError`, as Python does, for an option that `extract` does not have."""
+    own, of_source = (inspect.signature(f).parameters for f in (extract, open_source))
+    valid = {*own, *of_source, *_OF_MODEL, *_OF_RUN, *_OF_PLAN} - {"location", "options"}
+    for name in options:
+        if name not in valid:
+            raise TypeError(f"extract() has no option {name!r}; {nearest(name, valid)}")
 
 
 def run_settings(
@@ -405,9 +416,9 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
             values[rows[fresh]] = claims.stat[items[fresh], position]
             columns[name] = values
         digest, known = part.now.digest.copy(), part.now.known.copy()
-        ok = np.isin(claims.state[items], (COMPUTED, REUSED))
-        digest[rows[ok]] = claims.digest[items[ok]]
-        known[rows] = ok
+        read = claims.digest[items].any(axis=1)  # also of an image that could not be decoded
+        digest[rows[read]] = claims.digest[items[read]]
+        known[rows] = read
         reasons: dict[int, str | None] = dict.fromkeys(rows.tolist())
         causes: dict[int, str | None] = dict.fromkeys(rows.tolist())
         for row, item in zip(rows.tolist(), items.tolist(), strict=True):
@@ -433,12 +444,13 @@ def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
     if old is None or len(old) != len(new) or old.root != new.root:
         return True
     texts = ("label", "split", "group")
+    looked = new.known | new.failed
     same = (
         list(old.listing.names) == list(new.listing.names)
         and np.array_equal(old.listing.stat, new.listing.stat)
         and np.array_equal(old.known, new.known)
         and np.array_equal(old.digest[new.known], new.digest[new.known])
-        and np.array_equal(old.listing.racy[new.known], new.listing.racy[new.known])
+        and np.array_equal(old.listing.racy[looked], new.listing.racy[looked])
         and old.failure.tolist() == new.failure.tolist()
         and old.failure_under.tolist() == new.failure_under.tolist()
         and all(getattr(old.listing, n).tolist() == getattr(new.listing, n).tolist() for n in texts)

@@ -175,10 +175,16 @@ def _splits(
         return made
     if all(word is None for word in chosen.splits):
         return None
-    labelled = {
-        word for word, label in zip(chosen.splits, labels, strict=True) if label is not None
-    }
-    if labelled <= {"test", None}:
+    rows = zip(chosen.splits, chosen.sources, labels, strict=True)
+    labelled = {(word, source) for word, source, label in rows if label is not None}
+    parted = {source for word, source in labelled if word is not None}
+    whole = {source for _, source in labelled} - parted
+    if parted and whole:
+        raise DataError(
+            f"the source {', '.join(sorted(parted))} has splits and {', '.join(sorted(whole))} has "
+            "none; choose one with --source, or make splits of all with --split."
+        )
+    if {word for word, _ in labelled} <= {"test", None}:
         raise EvaluationError(
             "the index has a split, and no labelled image in train; use --split none to "
             "cross-validate over all labelled images."

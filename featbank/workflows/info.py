@@ -93,6 +93,8 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
                 "backbone": known.recipe.backbone,
                 "source": known.recipe.source,
                 "fingerprint": known.fingerprint,
+                "request": known.provenance.get("request", {}),
+                "recipe": known.recipe.to_dict(),
                 "rows": max(columns.values(), default=0),
                 "shards": len(shards),
                 "columns": [

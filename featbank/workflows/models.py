@@ -29,7 +29,7 @@ def models(pattern: str | None = None, *, source: str | None = None) -> list[Bac
     Parameters
     ----------
     pattern : str, optional
-        A name, or part of one, or with ``*`` and ``?``.
+        A name, which is then listed alone; or part of one, or with ``*`` and ``?``.
     source : {"torchvision", "timm", "package"}, optional
 
     Raises
@@ -38,6 +38,8 @@ def models(pattern: str | None = None, *, source: str | None = None) -> list[Bac
         Nothing fits; the message suggests the nearest names.
     """
     names = list_backbones(pattern, source=source)
+    if pattern in names:
+        names = [pattern]
     if not names:
         if pattern is not None:
             describe(pattern, build=False)  # raises, with the nearest names

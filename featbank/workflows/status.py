@@ -17,7 +17,7 @@ from featbank.data.decode import DecodeLimits, read_bytes
 from featbank.data.index import IndexedSource
 from featbank.errors import BankNotFound, ImageError
 from featbank.workflows.extract import Model
-from featbank.workflows.survey import Surveyed, name_sources, survey
+from featbank.workflows.survey import Surveyed, causes_of, name_sources, survey
 
 __all__ = ["Status", "status"]
 
@@ -30,15 +30,16 @@ class Status:
     ----------
     images : int
     new, changed, renamed : list of str
-        Paths that the bank does not know, knows with other bytes, or knows under another name.
+        Paths whose bytes the bank has never read, knew otherwise, or knows under another name.
     removed : list of str
         Paths that the bank knows and that are gone.
     failed : list of (str, str)
-        Paths that could not be read before and have not changed since, with the reason.
+        Paths whose bytes could not be read before, under whatever name, with the reason.
     reused : int
         Images whose features are there.
     to_compute : int
-        Images that the network would see; of those with the same bytes one.
+        Images that the network would see; of those with the same bytes one, as far as `status`
+        reads them.
     recipe_differs : list of str
         Fields in which the recipe differs from the nearest one of the same backbone in the bank;
         empty if the bank has it, or has nothing of that backbone.
@@ -88,7 +89,8 @@ def status(
     """Say what an extraction of these sources with this recipe would do.
 
     Files whose bytes can't be known by name, size and times are read and hashed if another image
-    of the bank has their size: a renamed, copied or merely touched file costs nothing later.
+    of the bank has their size, or if the bank has features of images that it has not indexed: a
+    renamed, copied or merely touched file costs nothing later.
     """
     limits = limits or DecodeLimits()
     try:
@@ -97,14 +99,10 @@ def status(
         target = None
     assert model.recipe is not None
     surveyed, tables = survey(name_sources(sources, target), target, model.recipe, columns)
-    everything = target.index.sources.values() if target else ()
-    sizes = {int(n) for part in everything for n in part.listing.size[part.known]}
-    known = {
-        part.digest[row].tobytes() for part in everything for row in np.flatnonzero(part.known)
-    }
-    found = _Found()
+    everything = list(target.index.sources.values()) if target else []
+    found = _Found(_Known.of(everything, tables, causes_of(model.recipe)), tables, limits)
     for part in surveyed:
-        found.add(part, tables, sizes, known, limits)
+        found.add(part)
     recipes = target.recipes if target else []
     return Status(
         images=sum(len(part.now) for part in surveyed),
@@ -120,10 +118,58 @@ def status(
     )
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the bank knows of bytes, whatever the names of their files.
+
+    Attributes
+    ----------
+    digests : set of bytes
+        Of the indexed files that could be read.
+    failures : dict of bytes to str
+        Digests that would fail again, with the reason.
+    causes : list of str
+        What they would fail under.
+    sizes : set of int or None
+        Of the indexed files; None if a file of any size may be known: features are there of bytes
+        that the index does not have, as after a run that was killed.
+    """
+
+    digests: set[bytes]
+    failures: dict[bytes, str]
+    causes: list[str]
+    sizes: set[int] | None
+
+    @classmethod
+    def of(
+        cls, sources: Sequence[IndexedSource], tables: Sequence[Rows], causes: list[str]
+    ) -> _Known:
+        """Gather it from the bank's index and the features that are there."""
+        none = np.empty((0, 32), np.uint8)
+        keys = np.concatenate([none, *(part.digest[part.known] for part in sources)])
+        sizes = {int(n) for part in sources for n in part.listing.size[part.known]}
+        indexed = [np.unique(table.find(keys)) for table in tables]
+        more = any(len(t) > (at >= 0).sum() for t, at in zip(tables, indexed, strict=True))
+        return cls(
+            digests={key.tobytes() for key in keys},
+            failures={
+                part.digest[row].tobytes(): part.failure[row] or ""
+                for part in sources
+                for row in map(int, np.flatnonzero(part.known & part.failed))
+                if part.failure_under[row] in causes
+            },
+            causes=causes,
+            sizes=None if more else sizes,
+        )
+
+
 @dataclass
 class _Found:
     """Gathers what the sources' rows are."""
 
+    known: _Known
+    tables: Sequence[Rows]
+    limits: DecodeLimits
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     renamed: list[str] = field(default_factory=list)
@@ -134,14 +180,7 @@ class _Found:
     digests: set[bytes] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
 
-    def add(
-        self,
-        part: Surveyed,
-        tables: Sequence[Rows],
-        sizes: set[int],
-        known: set[bytes],
-        limits: DecodeLimits,
-    ) -> None:
+    def add(self, part: Surveyed) -> None:
         now, plan, before = part.now, part.plan, part.before
         was = before.match(now.listing.names) if before else np.full(len(now), -1)
         if before is not None:
@@ -152,44 +191,49 @@ class _Found:
         for row in map(int, np.flatnonzero(plan.failed)):
             self.failed.append((os.fsdecode(now.path(row)), now.failure[row] or ""))
         for row in map(int, np.flatnonzero(plan.compute)):
-            self._lacks(now.digest[row], tables)
+            self._lacks(now.digest[row])
         for row in map(int, np.flatnonzero(plan.unknown)):
-            self._unknown(now, row, before, int(was[row]), tables, sizes, known, limits)
+            self._unknown(now, row, before if was[row] >= 0 else None, int(was[row]))
 
     def _unknown(
-        self,
-        now: IndexedSource,
-        row: int,
-        before: IndexedSource | None,
-        was: int,
-        tables: Sequence[Rows],
-        sizes: set[int],
-        known: set[bytes],
-        limits: DecodeLimits,
+        self, now: IndexedSource, row: int, before: IndexedSource | None, was: int
     ) -> None:
+        """Take in a row whose bytes are unknown; `before` is None if its name is, too."""
         path = os.fsdecode(now.path(row))
-        digest = None
-        if int(now.listing.size[row]) in sizes:
+        size = int(now.listing.size[row])
+        digest, readable = None, size >= 0
+        if readable and (self.known.sizes is None or size in self.known.sizes):
             try:
-                digest = hashlib.sha256(read_bytes(now.path(row), limits)).digest()
+                digest = hashlib.sha256(read_bytes(now.path(row), self.limits)).digest()
             except ImageError:
-                digest = None  # the run will find it, and say why
-        had = before is not None and was >= 0 and bool(before.known[was])
-        unchanged = had and before is not None and before.digest[was].tobytes() == digest
-        if not unchanged:
-            if was >= 0:
-                self.changed.append(path)
-            elif digest in known:
-                self.renamed.append(path)
-            else:
-                self.new.append(path)
+                readable = False  # the run will find it, and say why
+        reason = self.known.failures.get(digest) if digest else None
+        had = same = False
+        if before is not None and before.known[was]:
+            had, same = True, before.digest[was].tobytes() == digest
+        elif before is not None and before.failed[was]:  # and could not even be read
+            had = True
+            same = before.root == now.root and np.array_equal(
+                before.listing.stat[was], now.listing.stat[row]
+            )
+            if same and before.failure_under[was] in self.known.causes:
+                reason = before.failure[was]
+        if reason is not None:
+            self.failed.append((path, reason))
+            return
+        if had and not same:
+            self.changed.append(path)
+        elif not had and digest in self.known.digests:
+            self.renamed.append(path)
+        elif not had:
+            self.new.append(path)
         if digest is None:
-            self.unread += 1
-        elif not self._lacks(np.frombuffer(digest, np.uint8), tables):
+            self.unread += readable
+        elif not self._lacks(np.frombuffer(digest, np.uint8)):
             self.reused += 1
 
-    def _lacks(self, digest: Any, tables: Sequence[Rows]) -> bool:
-        lacking = [t.column.name for t in tables if t.find(digest.reshape(1, 32))[0] < 0]
+    def _lacks(self, digest: Any) -> bool:
+        lacking = [t.column.name for t in self.tables if t.find(digest.reshape(1, 32))[0] < 0]
         if lacking:
             self.digests.add(digest.tobytes())
             self.columns.update(lacking)

@@ -12,11 +12,11 @@ from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.bank.bank import Bank
 from featbank.bank.rows import Rows
 from featbank.data.index import IndexedSource
-from featbank.data.sources import Source, open_source, scan
+from featbank.data.sources import Source, open_source, scan_all
 from featbank.errors import DataError
 from featbank.extraction.plan import SourcePlan, plan_source
 
-__all__ = ["Surveyed", "decode_cause", "name_sources", "open_sources", "survey"]
+__all__ = ["Surveyed", "causes_of", "decode_cause", "name_sources", "open_sources", "survey"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,23 @@ def open_sources(locations: Any, **options: Any) -> list[Source]:
     Several are a list of `Source`, or a tuple of folders and tables.
     """
     if isinstance(locations, Source):
-        return [locations]
+        locations = [locations]
     if isinstance(locations, list) and locations and isinstance(locations[0], Source):
+        if options:
+            raise DataError(f"a Source has its options; give {', '.join(options)} to open_source.")
         return list(locations)
     if isinstance(locations, tuple):
+        if locations and all(map(_is_list, locations)):
+            raise DataError(
+                "a tuple names several folders or tables, and this one holds lists; for paths with "
+                "their labels give open_source(paths, labels), for pairs a list."
+            )
         return [open_source(location, **options) for location in locations]
     return [open_source(locations, **options)]
+
+
+def _is_list(location: Any) -> bool:
+    return isinstance(location, list | tuple) or hasattr(location, "tolist")  # array, Series
 
 
 def name_sources(sources: Sequence[Source], bank: Bank | None) -> list[Source]:
@@ -83,6 +94,11 @@ def decode_cause(recipe: Recipe) -> str:
     return canonical_json(recipe.preprocess.decoder)
 
 
+def causes_of(recipe: Recipe) -> list[str]:
+    """Return all that a failure of an image may depend on: its decoding, and its features."""
+    return [decode_cause(recipe), recipe.fingerprint]
+
+
 def survey(
     sources: Iterable[Source],
     bank: Bank | None,
@@ -98,10 +114,10 @@ def survey(
         tables = [Rows.of(column, ()) for column in columns]
     else:
         tables = [bank.rows(recipe.fingerprint, column) for column in columns]
-    causes = [decode_cause(recipe), recipe.fingerprint] if recipe else []
+    causes = causes_of(recipe) if recipe else []
     found = []
-    for source in sources:
-        listing = scan(source)
+    sources = list(sources)
+    for source, listing in zip(sources, scan_all(sources), strict=True):
         before = index.sources.get(source.name) if index else None
         root = os.fsencode(source.root)
         now = (before or IndexedSource.new(source.name, root, listing)).carried_to(root, listing)

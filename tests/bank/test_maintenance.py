@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -171,3 +172,14 @@ def test_a_strangers_packed_bank_is_refused_or_read(tmp_path):
         except BankError:
             refused += 1
     assert 0 < refused < 60
+
+
+def test_compacting_does_not_overwrite_what_is_no_packed_bank(tmp_path):
+    bank = filled(tmp_path / "bank")
+    precious = tmp_path / "precious.h5"
+    with h5py.File(precious, "w") as file:
+        file["x"] = 1
+    before = precious.read_bytes()
+    with pytest.raises(BankError, match="is no packed bank"):
+        compact(bank, precious)
+    assert precious.read_bytes() == before

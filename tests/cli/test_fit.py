@@ -62,7 +62,7 @@ def test_classes_can_be_chosen_and_splits_made(tour: Tour) -> None:
 
     assert run(*words, "--exclude", "b", "--cv", "2").json["classes"] == ["a", "c"]
     found = run(*words, "--split", "first:3").json
-    assert "given split" in found["protocol"]
+    assert found["protocol"] == "one split, learned from 9, scored on 6 of test"
     assert sum(map(sum, found["heads"][0]["confusion"])) == 6
 
 

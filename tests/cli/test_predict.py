@@ -88,14 +88,14 @@ def test_the_table_has_all_probabilities_where_they_are_asked_for(
     assert said.err.startswith("15 predictions in ")
 
 
-def test_names_that_are_no_text_reach_the_table_as_they_are(tour: Tour, tmp_path: Path) -> None:
+def test_names_that_are_no_text_leave_the_table_readable(tour: Tour, tmp_path: Path) -> None:
     name = b"\xff\n.png"
     with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
         file.write(next((tour.data / "a").glob("*.png")).read_bytes())
 
     run("predict", tour.classifier, tmp_path, *HERE, "--csv", tmp_path / "out.csv")
 
-    assert (tmp_path / "out.csv").read_bytes() == b'file_name,id\n"' + name + b'",a\n'
+    assert (tmp_path / "out.csv").read_bytes() == b'file_name,id\n"\\xff\n.png",a\n'
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -213,3 +213,17 @@ def test_what_can_not_be_done_is_one_clear_message(
     assert answer.err.startswith("Error: ")
     assert said in answer.err
     assert answer.err.count("\n") == 1
+
+
+def test_images_of_one_name_are_told_apart_in_the_table(tour: Tour, tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(
+            next((tour.data / "a").glob("*.png")).read_bytes()
+        )
+
+    said = run("predict", tour.classifier, tmp_path, *HERE, "--csv", "-")
+
+    assert [line.split(",")[0] for line in said.out.splitlines()[1:]] == [
+        str(tmp_path / folder / "1.png") for folder in ("x", "y")
+    ]

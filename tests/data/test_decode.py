@@ -366,7 +366,7 @@ def test_random_damage_raises_nothing_but_image_errors():
 def test_limits_hold_before_anything_is_decoded():
     bomb = png(50_000, 50_000, 8, 2, b"")
     start = time.perf_counter()
-    with pytest.raises(ImageError, match="pixels"):
+    with pytest.raises(ImageError, match=r"more than 178,956,970 pixels.*; shrink or tile it\.$"):
         decode(bomb)
     with pytest.raises(ImageError, match=r"10000 x 10000 pixels.*max_pixels"):
         decode(png(10_000, 10_000, 8, 2, b""), limits=DecodeLimits(max_pixels=10**6))
@@ -415,7 +415,7 @@ def test_read_bytes_returns_the_file(tmp_path):
 
 def test_read_bytes_refuses_what_is_no_regular_file_without_waiting(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(ImageError, match="a pipe"):
+    with pytest.raises(ImageError, match=r"^not a regular file but a pipe\.$"):
         read_bytes(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="a folder"):
         read_bytes(tmp_path)
@@ -441,7 +441,7 @@ def test_read_bytes_says_why_it_can_not(tmp_path):
     with pytest.raises(ImageError, match="symbolic links"):
         read_bytes(tmp_path / "loop.jpg")
     (tmp_path / "big.jpg").write_bytes(bytes(100))
-    with pytest.raises(ImageError, match="max_bytes"):
+    with pytest.raises(ImageError, match=r"^the file has 100 bytes.* \(max_bytes\)\.$"):
         read_bytes(tmp_path / "big.jpg", DecodeLimits(max_bytes=99))
     with pytest.raises(ImageError):
         read_bytes("a\0b")

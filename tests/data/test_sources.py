@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank.data.sources import Source, find_images, load_class_names, open_source, scan
+from featbank.data.sources import (
+    Source,
+    find_images,
+    load_class_names,
+    open_source,
+    scan,
+    scan_all,
+)
 from featbank.errors import DataError, SourceNotFound
 
 
@@ -211,7 +218,7 @@ def test_classes_and_exclude_choose(tree):
     assert scan(open_source(root, exclude=["cat"])).names == [b"4.jpg", b"dog/2.jpg", b"owl/3.jpg"]
     both = scan(again(open_source(root, classes=["cat", "dog"], exclude="dog")))
     assert (both.names, both.label.vocabulary) == ([b"cat/1.jpg"], ("cat",))
-    with pytest.raises(DataError, match="leave no image"):
+    with pytest.raises(DataError, match=r"leave no image of .*widen one of them"):
         scan(open_source(root, classes="cat", exclude="cat"))
 
 
@@ -221,6 +228,23 @@ def test_an_unknown_class_suggests_the_nearest(tree):
         scan(open_source(root, classes=["pengin"]))
     with pytest.raises(DataError, match="did you mean dog"):
         scan(open_source(root, exclude=["dogs"]))
+
+
+def test_a_class_need_be_in_one_of_several_sources_only(tree):
+    root = tree("one/cat/1.jpg", "one/dog/2.jpg", "two/owl/3.jpg")
+
+    def look(**options):
+        return scan_all([open_source(root / name, **options) for name in ("one", "two")])
+
+    assert [part.names for part in look(exclude="dog")] == [[b"cat/1.jpg"], [b"owl/3.jpg"]]
+    with pytest.raises(
+        DataError, match="no class 'dogs' in any of the 2 sources; did you mean dog"
+    ):
+        look(exclude="dogs")
+    with pytest.raises(DataError, match=r"leave no image of .*two; widen one of them, or leave"):
+        look(classes=["cat"])
+    named = look(class_names={"cat": "Felis"}, classes=["Felis", "owl"])
+    assert [part.label.tolist() for part in named] == [["Felis"], ["owl"]]
 
 
 def test_class_names_make_labels_readable(tree):
@@ -291,6 +315,22 @@ def test_a_torchvision_style_data_set(tree):
     ]
 
 
+def test_a_data_set_with_a_relative_root_is_found_from_here(tree, monkeypatch):
+    root = tree("sp/cat/1.jpg", "sp/dog/2.jpg", "cat/1.jpg")
+    monkeypatch.chdir(root)
+
+    class Folder:
+        root = "sp"
+        samples = [("sp/cat/1.jpg", 0), ("sp/dog/2.jpg", 1)]  # noqa: RUF012
+        classes = ["cat", "dog"]  # noqa: RUF012
+
+    assert scan(open_source(Folder())).names == [b"cat/1.jpg", b"dog/2.jpg"]
+    Folder.root = "./sp/"
+    assert scan(open_source(Folder())).names == [b"cat/1.jpg", b"dog/2.jpg"]
+    Folder.samples = [("cat/1.jpg", 0), ("dog/2.jpg", 1)]  # relative to the root
+    assert scan(open_source(Folder())).names == [b"cat/1.jpg", b"dog/2.jpg"]
+
+
 def test_a_dataframe_is_a_table(tree):
     pandas = pytest.importorskip("pandas")
     tree("1.jpg", "2.jpg")
@@ -356,3 +396,6 @@ def test_find_images_expands_folders_and_keeps_files(tree):
     (Path("empty")).mkdir()
     with pytest.raises(DataError, match="no images in empty"):
         find_images(["empty"])
+    for images in ([np.zeros((2, 2, 3), np.uint8)], 3):
+        with pytest.raises(DataError, match=r"expected paths of image.*TransferClassifier takes"):
+            find_images(images)

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -91,3 +93,11 @@ def test_bootstrap_draws_units_whole_so_that_copies_narrow_nothing():
 def test_one_image_has_no_interval():
     meter = Meter(np.array([0]), np.array([0]), None, None, 2)
     assert bootstrap(meter, np.array([0]), seed=0) == {}
+
+
+def test_scores_of_classes_that_a_fit_did_not_know_are_ties():
+    y = np.array([0, 1, 2, 2])
+    scores = np.array([[1.0, 0.0, -np.inf]] * 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Meter(y, np.zeros(4, int), scores, None, 3)()["roc_auc"] == 0.5

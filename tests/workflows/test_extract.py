@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from featbank import Bank, extract, from_module
+from featbank import Bank, extract, from_module, open_source
 from featbank.backbones import ModuleBackbone
 from featbank.errors import BackboneError, DataError, ImageError
 from featbank.workflows.extract import extract_to, open_model, parse_columns, run_settings
@@ -177,6 +178,48 @@ def test_words_for_a_named_backbone_do_not_go_with_a_module(backbone: ModuleBack
         open_model(backbone, crop=32)
     with pytest.raises(BackboneError, match="not a TinyNet"):
         open_model(TinyNet())  # type: ignore[arg-type]
+
+
+def test_an_option_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"extract\(\) has no option 'croop'; did you mean crop"):
+        extract(tmp_path, croop=3)
+    with pytest.raises(TypeError, match=r"extract\(\) has no option 'location'"):
+        extract(tmp_path, location=tmp_path)
+
+
+def test_paths_and_labels_in_a_tuple_are_told_from_two_sources(
+    tmp_path: Path, backbone: ModuleBackbone
+) -> None:
+    paths = make_images(tmp_path / "data", 3)
+    labels = ["x", "y", "x"]
+
+    for given in ((paths, labels), (np.array(paths), np.array(labels))):
+        with pytest.raises(DataError, match=r"give open_source\(paths, labels\)"):
+            extract(given, backbone, tmp_path / "bank")
+    source = open_source(paths, labels)
+    with pytest.raises(DataError, match="a Source has its options; give exclude to open_source"):
+        extract(source, backbone, tmp_path / "bank", exclude="x")
+    assert extract(source, backbone, tmp_path / "bank", workers=0).labels == labels
+
+
+def test_a_failure_under_another_recipe_is_forgotten_once_the_image_is_good(
+    tmp_path: Path, backbone: ModuleBackbone
+) -> None:
+    """Features that are NaN are the network's fault: with another one the image counts again."""
+    make_images(tmp_path / "data", 3)
+    for path in (tmp_path / "data").rglob("*.png"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    broken = TinyNet()
+    with torch.no_grad():
+        broken.stage1[0].weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    nan = from_module(broken, transform=PREPROCESS, version="nan")
+
+    extract(tmp_path / "data", backbone, tmp_path / "bank", workers=0)
+    bank = extract(tmp_path / "data", nan, tmp_path / "bank", workers=0)
+    assert bank.index.sources["data"].failed.all()
+
+    bank = extract(tmp_path / "data", backbone, tmp_path / "bank", workers=0)
+    assert bank.features().shape == (3, 12)
 
 
 def test_columns_are_read_and_repeats_dropped() -> None:

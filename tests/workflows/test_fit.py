@@ -83,3 +83,17 @@ def test_what_can_not_be_done_is_said(
 
     with pytest.raises(error, match=said):
         fit(bank, **{"head": "centroid", "tune": False, **words})  # type: ignore[arg-type]
+
+
+def test_a_source_with_splits_and_one_without_are_not_mixed_silently(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        make_images(tmp_path / "split" / name, 3, classes=1)
+    make_images(tmp_path / "plain", 12, classes=2)
+    backbone = from_module(TinyNet(), transform=PREPROCESS, version="1", name="tiny")
+    both = (tmp_path / "split", tmp_path / "plain")
+    bank = extract(both, backbone, tmp_path / "bank", workers=0)
+
+    with pytest.raises(DataError, match="source split has splits and plain has none"):
+        fit(bank, "centroid", tune=False)
+    assert fit(bank, "centroid", tune=False, source="plain").images == 12
+    assert fit(bank, "centroid", tune=False, split="none", cv=2).images == 24

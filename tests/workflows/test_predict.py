@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from featbank import extract, fit, from_module, predict
-from featbank.errors import ClassifierError, SourceNotFound, WeightsMismatch
+from featbank.errors import ClassifierError, DataError, SourceNotFound, WeightsMismatch
 from tests.tiny import PREPROCESS, TinyNet, make_images
 
 
@@ -48,3 +49,11 @@ def test_a_missing_image_is_said_before_anything_is_done(folder: Path) -> None:
 
     with pytest.raises(SourceNotFound, match="nowhere"):
         predict(folder / "ridge.skops", [folder / "data", folder / "nowhere"], model=backbone)
+
+
+def test_images_in_memory_are_sent_elsewhere(folder: Path) -> None:
+    backbone = from_module(TinyNet(), transform=PREPROCESS, version="1")
+
+    for images in ([Image.new("RGB", (32, 32))], Image.new("RGB", (32, 32))):
+        with pytest.raises(DataError, match="TransferClassifier takes images in memory"):
+            predict(folder / "ridge.skops", images, model=backbone)
