@@ -24,7 +24,8 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
     if errors:
         for path, reason in found.errors:
             click.echo(f"{shown(path)}: {reason}")
-        click.echo(f"{len(found.errors)} images could not be read", err=True)
+        count = len(found.errors)
+        click.echo(f"{count} image{'s' * (count != 1)} could not be read", err=True)
         return
     click.echo(f"bank {shown(found.path)}, {found.bytes / 1e6:.1f} MB")
     click.echo(

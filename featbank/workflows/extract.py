@@ -43,6 +43,8 @@ _said: set[str] = set()
 _OF_MODEL = ("resize", "crop", "squash", "input_size", "precision", "seed")
 _OF_RUN = ("shard_rows", "limits", "watch")
 _OF_PLAN = ("retry_failed", "paranoid")
+_FEW = 10_000  # images that are counted in no time
+_SHOW_SECONDS = 0.1  # between two looks at the progress, if there are more
 _SAVE_SECONDS = 60.0  # between two saves of the index while a run goes on
 
 
@@ -319,13 +321,16 @@ def extract_to(
                 target.update(found, documents=[part.source.to_dict() for part in surveyed])
             on_disk[:] = found
 
-    saved = time.monotonic()
+    saved = shown = time.monotonic()
 
     def on_progress(claims: Claims) -> None:
-        nonlocal saved
-        if progress is not None:
+        nonlocal saved, shown
+        now = time.monotonic()
+        # Counting takes its time where there are millions.
+        if progress is not None and (now - shown > _SHOW_SECONDS or claims.n < _FEW):
             progress(claims.n - claims.pending, claims.n)
-        if time.monotonic() - saved > _SAVE_SECONDS:
+            shown = now
+        if now - saved > _SAVE_SECONDS:
             save()
             saved = time.monotonic()
 
