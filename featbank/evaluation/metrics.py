@@ -86,7 +86,9 @@ class Meter:
         self._ranked: list[tuple[int, Array, Array]] = []
         if scores is not None:
             columns = [1] if n_classes == 2 else range(n_classes)
-            self._ranked = [(c, *_ranked(scores[:, c])) for c in columns]
+            # Scores of several classes may mean something only within a row, as logits do.
+            across = scores if probability is None or n_classes == 2 else probability
+            self._ranked = [(c, *_ranked(across[:, c])) for c in columns]
             if n_classes > 2 * TOP:
                 # Ties count against: scores that are all alike name nobody's top five.
                 own = scores[np.arange(len(y)), y][:, None]
@@ -98,7 +100,8 @@ class Meter:
         Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over
         those that occur or were predicted; log loss needs probabilities and is clipped at the
         machine's epsilon; ROC AUC needs scores and, with more than two classes, is the mean of
-        each class that occurs against the rest; top-5 needs scores and more than ten classes.
+        each class that occurs against the rest, ranked by probability where there is one; top-5
+        needs scores and more than ten classes.
         """
         w = np.ones(len(self.y)) if weights is None else weights
         total = w.sum()

@@ -27,9 +27,7 @@ def test_metrics_equal_scikit_learns(n_classes, weighted):
     if n_classes == 2:
         area = reference.roc_auc_score(y, scores[:, 1], **k)
     else:
-        area = np.mean(
-            [reference.roc_auc_score(y == c, scores[:, c], **k) for c in range(n_classes)]
-        )
+        area = reference.roc_auc_score(y, probability, multi_class="ovr", **k)
     wanted = {
         "accuracy": reference.accuracy_score(y, predicted, **k),
         "balanced_accuracy": reference.balanced_accuracy_score(y, predicted, **k),
@@ -101,3 +99,13 @@ def test_scores_of_classes_that_a_fit_did_not_know_are_ties():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Meter(y, np.zeros(4, int), scores, None, 3)()["roc_auc"] == 0.5
+
+
+def test_several_classes_are_ranked_by_probability_for_logits_differ_from_row_to_row():
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 90)
+    logits = 2.0 * np.eye(3)[y] + random.normal(size=(90, 3))
+    shifted = logits + random.normal(scale=100, size=(90, 1))  # the same probabilities
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = Meter(y, logits.argmax(axis=1), shifted, probability, 3)()["roc_auc"]
+    assert found == pytest.approx(reference.roc_auc_score(y, probability, multi_class="ovr"))
