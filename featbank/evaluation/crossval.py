@@ -262,7 +262,7 @@ def _in_all_classes(told: Outputs, estimator: Any, classes: Array) -> Outputs:
     def widened(values: Array | None, fill: float) -> Array | None:
         if values is None:
             return None
-        wide = np.full((len(values), len(classes)), fill)
+        wide = np.full((len(values), len(classes)), fill, dtype=values.dtype)
         wide[:, known] = values
         return wide
 

@@ -81,7 +81,8 @@ class Meter:
         self._losses: Array | None = None
         if probability is not None:
             own = probability[np.arange(len(y)), y] / probability.sum(axis=1)
-            self._losses = -np.log(np.clip(own, np.finfo(np.float64).eps, 1.0))
+            eps = float(np.finfo(probability.dtype).eps)
+            self._losses = -np.log(np.clip(own.astype(np.float64), eps, 1.0))
         self._hits: Array | None = None
         self._ranked: list[tuple[int, Array, Array]] = []
         if scores is not None:
@@ -98,8 +99,8 @@ class Meter:
         """Return the metrics that are defined, by name.
 
         Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over
-        those that occur or were predicted; log loss needs probabilities and is clipped at the
-        machine's epsilon; ROC AUC needs scores and, with more than two classes, is the mean of
+        those that occur or were predicted; log loss needs probabilities, clipped at their type's
+        epsilon; ROC AUC needs scores and, with more than two classes, is the mean of
         each class that occurs against the rest, ranked by probability where there is one; top-5
         needs scores and more than ten classes.
         """

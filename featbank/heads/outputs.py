@@ -24,7 +24,7 @@ class Outputs:
     scores : ndarray of shape (n, K), float64, or None
         The higher, the likelier: the decision function (for two classes d, as -d and d), else
         probabilities; None where the head has neither.
-    probability : ndarray of shape (n, K), float64, or None
+    probability : ndarray of shape (n, K), float, or None
         None where the head has none.
     """
 
@@ -38,7 +38,7 @@ def outputs(head: Any, X: Array) -> Outputs:
     classes = np.asarray(head.classes_)
     probability = None
     if hasattr(head, "predict_proba"):
-        probability = np.asarray(head.predict_proba(X), dtype=np.float64)
+        probability = np.asarray(head.predict_proba(X))  # its precision says where it ends
     scores = probability
     if hasattr(head, "decision_function"):
         scores = np.asarray(head.decision_function(X), dtype=np.float64)

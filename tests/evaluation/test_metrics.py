@@ -109,3 +109,11 @@ def test_several_classes_are_ranked_by_probability_for_logits_differ_from_row_to
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found = Meter(y, logits.argmax(axis=1), shifted, probability, 3)()["roc_auc"]
     assert found == pytest.approx(reference.roc_auc_score(y, probability, multi_class="ovr"))
+
+
+def test_log_loss_is_clipped_where_the_probabilities_end_as_scikit_learns_is():
+    y = np.array([0, 1, 1])
+    for dtype in (np.float32, np.float64):
+        probability = np.array([[1, 0], [1, 0], [0, 1]], dtype=dtype)
+        found = Meter(y, np.array([0, 0, 1]), None, probability, 2)()["log_loss"]
+        assert found == pytest.approx(reference.log_loss(y, probability))
