@@ -82,8 +82,6 @@ class Worker:
     since: float = 0.0
     resident: int = 0
     stopping: bool = False
-    gone: bool = False
-    task: Task | None = None
     held: set[int] = field(default_factory=set)
 
 
@@ -142,7 +140,7 @@ class Pool:
 
     def give(self, worker: Worker, task: Task) -> None:
         """Give a free worker a task."""
-        worker.busy, worker.task = True, task
+        worker.busy = True
         worker.held.update(task.items)
         self.send(worker, task)
 
@@ -222,7 +220,6 @@ class Pool:
 
     def _remove(self, worker: Worker) -> int:
         """Forget a worker that has ended or is about to; return its exit status."""
-        worker.gone = True
         worker.connection.close()
         self.workers.remove(worker)
         with contextlib.suppress(subprocess.TimeoutExpired):
