@@ -41,6 +41,13 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    def is_one_message(self, said: str) -> None:
+        """Check that there is one line on standard error, an error that says this, and no more."""
+        assert self.out == ""
+        assert self.err.startswith("Error: ")
+        assert said in self.err
+        assert self.err.count("\n") == 1
+
 
 def run(*words: str | Path, status: int = 0) -> Answer:
     """Run a command in this process, and check its exit status."""

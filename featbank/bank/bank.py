@@ -32,7 +32,7 @@ from featbank.bank.selection import (
     gather,
     readable,
 )
-from featbank.bank.shard import Shard, file_digest, read_shard, seal_shard
+from featbank.bank.shard import Shard, columns_in, file_digest, read_shard, seal_shard
 from featbank.bank.verified import Verified
 from featbank.data.index import Index, IndexedSource
 from featbank.data.indexfile import fill_index, read_index
@@ -206,8 +206,7 @@ class Bank:
     def columns(self, fingerprint: str) -> dict[Column, int]:
         """Return the columns of a recipe with the number of keys that have each."""
         shards = self.shards(fingerprint)
-        columns = sorted({column for shard in shards for column in shard.columns})
-        return {column: len(Rows.of(column, shards)) for column in columns}
+        return {column: len(Rows.of(column, shards)) for column in columns_in(shards)}
 
     def rows(self, fingerprint: str, column: Column) -> Rows:
         """Return where the rows of a column lie."""
@@ -295,10 +294,13 @@ class Bank:
         self, recipe: str | Recipe | None, layer: str | Sequence[str] | None, view: str | None
     ) -> tuple[KnownRecipe, list[Column]]:
         """Find the one recipe and the columns that the words mean."""
-        if not self.recipes:
+        recipes = self.recipes
+        if not recipes:
             raise FeaturesMissing(f"{self.path} has no features yet; run `featbank extract`.")
-        known = choose_recipe(self.recipes, recipe, lambda k: bool(self.columns(k.fingerprint)))
-        columns = list(self.columns(known.fingerprint))
+        known = choose_recipe(
+            recipes, recipe, lambda k: bool(columns_in(self.shards(k.fingerprint)))
+        )
+        columns = columns_in(self.shards(known.fingerprint))
         if not columns:
             raise FeaturesMissing(f"{known.slug} has no features yet; run `featbank extract`.")
         return known, choose_columns(columns, layer, view)

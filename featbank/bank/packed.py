@@ -30,7 +30,7 @@ import numpy as np
 from featbank import durable, hdf5
 from featbank.backbones.recipe import Column
 from featbank.bank.rows import Rows
-from featbank.bank.shard import Shard
+from featbank.bank.shard import Shard, columns_in
 from featbank.data.index import Index
 from featbank.data.indexfile import fill_index, read_index
 from featbank.errors import BankDamaged, BankError, BankVersionError
@@ -79,7 +79,7 @@ def pack(bank: Bank, target: str) -> None:
                     provenance=json.dumps(known.provenance),
                 )
                 shards = bank.shards(known.fingerprint)
-                for column in sorted({c for shard in shards for c in shard.columns}):
+                for column in columns_in(shards):
                     part = group.create_group(column.name)
                     _put_column(part, Rows.of(column, shards), index)
             fill_index(file.create_group("index"), index)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from featbank import durable, hdf5
 from featbank.backbones.recipe import Column
 from featbank.errors import BackboneError, BankDamaged, BankVersionError
 
-__all__ = ["SHARD_VERSION", "Shard", "file_digest", "read_shard", "seal_shard"]
+__all__ = ["SHARD_VERSION", "Shard", "columns_in", "file_digest", "read_shard", "seal_shard"]
 
 SHARD_VERSION = 1
 
@@ -50,6 +50,11 @@ class Shard:
     def features(self, column: Column) -> Array:
         """Return a column's features, mapped and read-only, shape (N, D)."""
         return self.columns[column].map(self.path)
+
+
+def columns_in(shards: Iterable[Shard]) -> list[Column]:
+    """Return the columns that any of the shards has, sorted."""
+    return sorted({column for shard in shards for column in shard.columns})
 
 
 def file_digest(path: str) -> str:

@@ -16,7 +16,7 @@ from featbank.errors import EvaluationError, HeadError, nearest
 from featbank.evaluation.plan import Fold
 from featbank.heads.registry import full_name, grid, head_name, make_head
 
-__all__ = ["Candidate", "Fitted", "candidates", "fit"]
+__all__ = ["Candidate", "Fitted", "candidates", "choose", "fit"]
 
 Array = npt.NDArray[Any]
 
@@ -149,7 +149,7 @@ def fit(candidate: Candidate, X: Array, y: Array, inner: tuple[Fold, ...]) -> Fi
         warnings.simplefilter("always")
         try:
             if values and inner:
-                best = _chosen(estimator, values, X, y, inner, candidate.scoring)
+                best = choose(estimator, values, X, y, inner, scoring=candidate.scoring)
                 estimator.set_params(**best)
             elif values:
                 notes.append("a class is too small to choose parameters on; defaults were used.")
@@ -167,19 +167,22 @@ def fit(candidate: Candidate, X: Array, y: Array, inner: tuple[Fold, ...]) -> Fi
     return Fitted(estimator, best, time.perf_counter() - start, tuple(notes))
 
 
-def _chosen(
+def choose(
     estimator: Any,
     values: dict[str, list[Any]],
     X: Array,
     y: Array,
     inner: tuple[Fold, ...],
-    scoring: str,
+    *,
+    scoring: str | None = None,
+    **fit_params: Any,
 ) -> dict[str, Any]:
+    """Return the best of `values` on the inner folds, the first of equal ones."""
     from sklearn.model_selection import GridSearchCV
 
     search = GridSearchCV(
         estimator, values, scoring=scoring, cv=inner, refit=False, error_score="raise"
-    ).fit(X, y)
+    ).fit(X, y, **fit_params)
     best: dict[str, Any] = search.best_params_
     return best
 

@@ -181,11 +181,7 @@ class _BesidePacked(MemoryStore):
 
     def __init__(self, bank: Bank, recipe: Recipe) -> None:
         super().__init__()
-        self._bank = BankStore(bank, recipe)
-
-    def rows(self, column: Column) -> Rows:
-        """Return what is there of a column."""
-        return Rows.of(column, [*self._bank.rows(column).shards, *super().rows(column).shards])
+        self._shards += bank.shards(recipe.fingerprint)
 
 
 def _store(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import HeadError
+from featbank.evaluation.fitting import choose
 from featbank.evaluation.inputs import checked
 from featbank.evaluation.plan import plan_final
 from featbank.heads.registry import grid, head_name, make_head
@@ -57,8 +58,6 @@ class HeadFit:
 
     def _chosen(self, X: Array, y: Array) -> dict[str, Any]:
         """Choose from the head's grid, in folds that part no equal rows; the first of equals."""
-        from sklearn.model_selection import GridSearchCV
-
         digests = [hashlib.sha256(row.tobytes()).digest() for row in X]
         codes = np.unique(y, return_inverse=True)[1]
         inner = plan_final(checked(X, codes, digests=digests), seed=self.seed or 0).inner
@@ -72,9 +71,7 @@ class HeadFit:
                 stacklevel=4,  # where the estimator's fit was called
             )
             return {}
-        search = GridSearchCV(self.estimator, values, cv=inner, refit=False, error_score="raise")
-        best: dict[str, Any] = search.fit(X, y, **self.weights).best_params_
-        return best
+        return choose(self.estimator, values, X, y, inner, **self.weights)
 
 
 def plan_head_fit(

@@ -197,10 +197,7 @@ def test_what_can_not_be_done_is_one_clear_message(
 
     answer = run("extract", *words, *common, status=1)
 
-    assert answer.out == ""
-    assert answer.err.startswith("Error: ")
-    assert said in answer.err
-    assert answer.err.count("\n") == 1
+    answer.is_one_message(said)
     assert (tmp_path / "other" / "file").read_text() == "mine"
 
 

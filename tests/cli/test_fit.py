@@ -120,10 +120,7 @@ def test_what_can_not_be_done_is_one_clear_message(
 
     answer = run("fit", *bank, "--no-tune", *words, status=1)
 
-    assert answer.out == ""
-    assert answer.err.startswith("Error: ")
-    assert said in answer.err
-    assert answer.err.count("\n") == 1
+    answer.is_one_message(said)
 
 
 def test_images_without_labels_can_not_be_fitted(tmp_path: Path) -> None:

@@ -209,10 +209,7 @@ def test_what_can_not_be_done_is_one_clear_message(
 
     answer = run("predict", *words, status=1)
 
-    assert answer.out == ""
-    assert answer.err.startswith("Error: ")
-    assert said in answer.err
-    assert answer.err.count("\n") == 1
+    answer.is_one_message(said)
 
 
 def test_images_of_one_name_are_told_apart_in_the_table(tour: Tour, tmp_path: Path) -> None:
