@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featbank.backbones import Column, ModuleBackbone, Preprocess, Recipe, from_module
     from featbank.bank.bank import Bank
+    from featbank.bank.export import export
     from featbank.bank.maintenance import compact, verify
+    from featbank.bank.merge import merge
+    from featbank.bank.prune import prune
+    from featbank.bank.repair import repair
     from featbank.classifier import Classifier
     from featbank.data.sources import Source, open_source
     from featbank.estimator import FeatureExtractor, TransferClassifier
@@ -38,13 +42,17 @@ _HOMES = {
     "TransferClassifier": "featbank.estimator",
     "compact": "featbank.bank.maintenance",
     "cross_validate": "featbank.evaluation.crossval",
+    "export": "featbank.bank.export",
     "extract": "featbank.workflows.extract",
     "fit": "featbank.workflows.fit",
     "from_module": "featbank.backbones.module",
     "list_heads": "featbank.heads.registry",
     "make_head": "featbank.heads.registry",
+    "merge": "featbank.bank.merge",
     "open_source": "featbank.data.sources",
     "predict": "featbank.workflows.predict",
+    "prune": "featbank.bank.prune",
+    "repair": "featbank.bank.repair",
     "verify": "featbank.bank.maintenance",
 }
 
@@ -61,13 +69,17 @@ __all__ = [
     "TransferClassifier",
     "compact",
     "cross_validate",
+    "export",
     "extract",
     "fit",
     "from_module",
     "list_heads",
     "make_head",
+    "merge",
     "open_source",
     "predict",
+    "prune",
+    "repair",
     "verify",
 ]
 

@@ -1,5 +1,17 @@
-"""``python -m featbank``: the command line."""
+"""``featbank`` and ``python -m featbank``: the command line, from its first import on."""
 
-from featbank.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; a Ctrl-C while it is being loaded is one line too."""
+    try:
+        from featbank.cli import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.durable import write_file
 from featbank.errors import ClassifierError, FeatbankError
-from featbank.heads.archive import dump_head, load_head
+from featbank.heads.archive import check_end, dump_head, load_head
 from featbank.heads.outputs import Outputs, outputs
+from featbank.regular import NotRegular, fits_in_memory, open_regular
 
 __all__ = ["FORMAT_VERSION", "Classifier", "Prediction"]
 
@@ -126,7 +127,15 @@ class Classifier:
         if len(features) == 0:
             nothing = np.empty((0, len(self.classes)))
             return Outputs(np.empty(0, dtype=np.intp), nothing, nothing)
-        return outputs(self.head, features)
+        try:
+            told = outputs(self.head, features)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ClassifierError(
+                f"head {self.head_name!r} can't predict from these features: {error}"
+            ) from error
+        if len(told.codes) != len(features) or not (told.codes < len(self.classes)).all():
+            raise ClassifierError(f"head {self.head_name!r} predicts what is no class of its own.")
+        return told
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier to a file, which appears whole or not at all.
@@ -172,10 +181,14 @@ class Classifier:
         """
         where = os.fspath(path)
         try:
-            with open(where, "rb") as file:
-                data = file.read()
+            with open_regular(where) as file:
+                check_end(file, where)
+                data = file.read() if fits_in_memory(file) else b""
         except OSError as error:
-            raise ClassifierError(f"{where!r} can't be read: {error.strerror}.") from error
+            said = "" if isinstance(error, NotRegular) else "can't be read: "
+            raise ClassifierError(f"{where!r} {said}{error.strerror}.") from error
+        if not data:
+            raise ClassifierError(f"{where!r} is larger than this machine's memory.")
         text, head, notes = load_head(data, where, trust=tuple(trust))
         try:
             described = json.loads(text)
@@ -185,6 +198,9 @@ class Classifier:
                     f"later format ({described['format']}) than this one reads ({FORMAT_VERSION}); "
                     "install that version or a later one."
                 )
+            for name in ("columns", "classes"):
+                if not isinstance(described[name], list):
+                    raise TypeError(f"{name}")
             return cls(
                 recipe=Recipe.from_dict(described["recipe"]),
                 request=described["request"],
@@ -197,9 +213,11 @@ class Classifier:
             )
         except ClassifierError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, FeatbankError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError,
+                ArithmeticError, FeatbankError) as error:  # fmt: skip
+            words = str(error)[:200]
             raise ClassifierError(
-                f"{where!r} is no classifier of featbank: its description lacks or garbles {error}."
+                f"{where!r} is no classifier of featbank: its description lacks or garbles {words}."
             ) from error
 
 

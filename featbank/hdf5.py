@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import BankDamaged
+from featbank.regular import NotRegular, check_regular, open_regular
 
 __all__ = [
     "USER_BLOCK",
@@ -38,6 +40,7 @@ __all__ = [
     "put",
     "put_attributes",
     "read_attributes",
+    "read_bytes",
     "seal",
 ]
 
@@ -46,7 +49,10 @@ _MAGIC = b"featbank sealed file 1\nsha256 "
 _ALIGNMENT = 64  # bytes: a memory map of any column starts on a cache line
 _MAX_DEPTH = 6
 _MAX_OBJECTS = 100_000
+_MAX_LENGTH = 1 << 40
+_SHOWN = 200  # characters of a name in a message
 _MAX_ATTRIBUTE = 1 << 20  # bytes
+_MAX_ATTRIBUTES = 64  # of one object
 
 
 def create(target: Any, *, user_block: bool) -> h5py.File:
@@ -81,21 +87,33 @@ def seal_block(digest: str) -> bytes:
 
 def is_sealed(path: str) -> bool:
     """Tell whether a file starts as a sealed one does; its digest is not compared."""
-    with open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    try:
+        with open_regular(path) as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except NotRegular:
+        return False
 
 
-def check_seal(path: str) -> None:
+def check_seal(path: str, *, follow: bool = True) -> None:
     """Compare a sealed file's bytes with the digest in its user block.
+
+    Parameters
+    ----------
+    path : str
+    follow : bool
+        Whether it may be a link to the file.
 
     Raises
     ------
     BankDamaged
-        They differ, or the file has no seal.
+        They differ, or the file has no seal, or is none.
     """
-    with open(path, "rb") as file:
-        block = file.read(USER_BLOCK)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open_regular(path, follow=follow) as file:
+            block = file.read(USER_BLOCK)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except NotRegular as error:
+        raise BankDamaged(f"{path} {error.strerror}.") from error
     if not block.startswith(_MAGIC):
         raise BankDamaged(f"{path} is not a file that featbank sealed.")
     if block != seal_block(digest):
@@ -123,12 +141,32 @@ def put_attributes(target: h5py.HLObject, **values: str | int | bytes) -> None:
 
 
 def read_attributes(target: h5py.HLObject) -> dict[str, Any]:
-    """Return the attributes: text as str, numbers as int."""
+    """Return the attributes of an inspected object: text as str, numbers as int.
+
+    Raises
+    ------
+    ValueError
+        A text is not UTF-8.
+    """
     found: dict[str, Any] = {}
     for name in target.attrs:
         value = target.attrs[name]
         found[name] = value.decode() if isinstance(value, bytes) else int(value)
     return found
+
+
+def read_bytes(target: h5py.HLObject, name: str) -> bytes:
+    """Return an attribute that is text of any encoding.
+
+    Raises
+    ------
+    KeyError, TypeError
+        There is none, or it is a number.
+    """
+    value = target.attrs[name]
+    if not isinstance(value, bytes):
+        raise TypeError(f"{name} is {value!r} and no text")
+    return bytes(value)
 
 
 @dataclass(frozen=True)
@@ -172,20 +210,30 @@ def open_inspected(path: str) -> Iterator[h5py.File]:
         The file is no HDF5 file, or is not one that featbank would write.
     """
     try:
+        check_regular(path)
         # Sealed files never change, so nobody needs a lock; locking fails on some network drives.
         file = h5py.File(path, "r", locking=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except NotRegular as error:
+        raise BankDamaged(f"{path} {error.strerror}.") from error
+    except Exception as error:  # HDF5 and h5py can raise nearly anything over damaged bytes
         raise BankDamaged(f"{path} can't be read as HDF5: {error}") from error
     with file:
         try:
-            inspect(file, os.path.getsize(path))
+            # Of the file that is open: another may have taken its name since.
+            inspect(file, os.fstat(file.id.get_vfd_handle()).st_size)
         except BankDamaged as error:
             raise BankDamaged(f"{path} is refused: {error}") from error
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except Exception as error:  # as above
             raise BankDamaged(f"{path} can't be read as HDF5: {error}") from error
         yield file
+
+
+def _cut(name: str | None) -> str:
+    """Return a name short enough for a message."""
+    text = str(name)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def inspect(file: h5py.File, size: int) -> None:
@@ -197,19 +245,25 @@ def inspect(file: h5py.File, size: int) -> None:
         The reason, without the file's name.
     """
     seen: set[Any] = set()
+    extents: list[tuple[int, int]] = []
 
     def check_type(dtype: np.dtype[Any], what: str) -> None:
         if dtype.kind not in "iufS" or dtype.hasobject or dtype.subdtype is not None:
             raise BankDamaged(f"{what} has the type {dtype}, which featbank never writes.")
 
     def check_attributes(target: h5py.HLObject, what: str) -> None:
-        for i in range(h5py.h5a.get_num_attrs(target.id)):
+        count = h5py.h5a.get_num_attrs(target.id)
+        if count > _MAX_ATTRIBUTES:
+            raise BankDamaged(f"{what} has {count} attributes.")
+        for i in range(count):
             attribute = h5py.h5a.open(target.id, index=i)
             if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
                 raise BankDamaged(f"{what} has an attribute that is not a single value.")
             if attribute.get_type().get_size() > _MAX_ATTRIBUTE:
                 raise BankDamaged(f"{what} has an attribute of over a megabyte.")
             check_type(attribute.dtype, f"an attribute of {what}")
+            if attribute.dtype.kind == "f":
+                raise BankDamaged(f"{what} has an attribute that is neither text nor whole.")
 
     def check_dataset(dataset: h5py.Dataset, what: str) -> None:
         plan = dataset.id.get_create_plist()
@@ -224,27 +278,39 @@ def inspect(file: h5py.File, size: int) -> None:
         check_type(dataset.dtype, what)
         declared = math.prod(dataset.shape) * int(dataset.dtype.itemsize)
         offset = dataset.id.get_offset()
-        if declared and (offset is None or offset + declared > size):
+        # Bytes that were never given a place have one all the same in a file with a user block.
+        stored = dataset.id.get_storage_size()
+        if declared and (offset is None or stored < declared or offset + declared > size):
             raise BankDamaged(f"{what} declares more bytes than the file holds.")
+        if max(dataset.shape, default=0) > _MAX_LENGTH:  # of an array without a single item
+            raise BankDamaged(f"{what} declares a length of {max(dataset.shape)}.")
+        if declared:
+            extents.append((offset, offset + declared))
 
     def walk(group: h5py.Group, depth: int) -> None:
         if depth > _MAX_DEPTH:
             raise BankDamaged("its groups are nested too deeply.")
-        check_attributes(group, f"group {group.name}")
+        check_attributes(group, f"group {_cut(group.name)}")
+        if len(seen) + len(group) > _MAX_OBJECTS:
+            raise BankDamaged(f"there are more than {_MAX_OBJECTS:,} objects.")
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise BankDamaged(f"{name} is a link to somewhere else.")
+                raise BankDamaged(f"{_cut(name)} is a link to somewhere else.")
             item = group[name]
             token = h5py.h5o.get_info(item.id).addr
-            if token in seen or len(seen) > _MAX_OBJECTS:
-                raise BankDamaged(f"{name} is reached twice, or there are too many objects.")
+            if token in seen:
+                raise BankDamaged(f"{_cut(name)} is reached twice.")
             seen.add(token)
             if isinstance(item, h5py.Dataset):
-                check_attributes(item, f"dataset {item.name}")
-                check_dataset(item, f"dataset {item.name}")
+                what = f"dataset {_cut(item.name)}"
+                check_attributes(item, what)
+                check_dataset(item, what)
             elif isinstance(item, h5py.Group):
                 walk(item, depth + 1)
             else:
-                raise BankDamaged(f"{name} is neither a group nor a dataset.")
+                raise BankDamaged(f"{_cut(name)} is neither a group nor a dataset.")
 
     walk(file, 0)
+    # Bytes that many datasets share would be read many times over.
+    if any(a[1] > b[0] for a, b in itertools.pairwise(sorted(extents))):
+        raise BankDamaged("two of its datasets lie in the same place.")

@@ -251,6 +251,9 @@ def test_a_loader_under_a_plain_name_is_refused(tmp_path, saved):
         ("svm", "_intercept_", lambda v: v[:0].copy()),
         ("svm", "support_", lambda v: v[:1].copy()),
         ("svm", "_n_support", lambda v: v + 1000),
+        ("svm", "support_vectors_", lambda v: v[:, :2].copy()),
+        ("svm", "classes_", lambda v: v[[0, 0, 1]]),
+        ("knn", "_fit_X", lambda v: v[:3].copy()),
         ("knn", "_y", lambda v: v + 10**9),
     ],
 )
@@ -264,6 +267,79 @@ def test_a_head_whose_arrays_lead_out_of_bounds_is_refused(
     made.save(tmp_path / "x.skops")
     with pytest.raises(ClassifierError, match="contradicts itself"):
         Classifier.load(tmp_path / "x.skops")
+
+
+def refused_head(tmp_path, head, change, words):
+    made = build(head)
+    change(made.head)
+    made.save(tmp_path / "x.skops")
+    with pytest.raises(ClassifierError, match=words):
+        Classifier.load(tmp_path / "x.skops")
+
+
+def test_an_svc_that_indexes_the_callers_rows_is_refused(tmp_path):
+    # A precomputed kernel reads row[support_[i]] in compiled code, unchecked.
+    def precomputed(head):
+        head[-1].kernel, head[-1].shape_fit_ = "precomputed", (6, 6)
+        head[-1].support_[:] = 10**9
+
+    refused_head(tmp_path, "svm", precomputed, "contradicts itself")
+
+
+def test_an_attribute_in_the_place_of_a_method_is_refused(tmp_path):
+    def shadowed(head):
+        head[-1].__dict__["decision_function"] = "text"
+
+    refused_head(tmp_path, "ridge", shadowed, "in the place of its method decision_function")
+
+
+def test_a_head_that_can_not_predict_is_refused_on_loading(tmp_path):
+    def narrow(head):
+        head[-1].coef_ = head[-1].coef_[:, :2].copy()
+
+    refused_head(tmp_path, "ridge", narrow, "can't predict")
+
+    def huge(head):
+        for _, step in head.steps:
+            step.n_features_in_ = 10**12
+
+    refused_head(tmp_path, "ridge", huge, "can't predict")
+
+
+def test_arrays_of_items_without_bytes_are_refused(tmp_path, saved):
+    header = io.BytesIO()
+    described = {"descr": "<U0", "fortran_order": False, "shape": (1 << 40,)}
+    np.lib.format.write_array_header_1_0(header, described)
+    refuse(tmp_path, archive_of(saved, replace_arrays=header.getvalue()), "other than it declares")
+
+
+@pytest.mark.parametrize("header", [b"(" * 5000, b"{'descr': ("])
+def test_an_array_header_that_is_no_header_is_refused(tmp_path, saved, header):
+    array = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    refuse(tmp_path, archive_of(saved, replace_arrays=array), "is refused")
+
+
+def test_an_archive_whose_entries_are_damaged_or_encrypted_is_refused(tmp_path, saved):
+    plain = archive_of(saved)
+    at = plain.rfind(b'"__class__"')
+    refuse(tmp_path, resigned(plain, at, b'"__klass__"'), "Bad CRC-32")
+    entry = plain.find(b"PK\1\2")
+    refuse(tmp_path, resigned(plain, entry + 8, b"\1"), "not as featbank writes")
+
+
+def resigned(data, at, content):
+    changed = bytearray(data[: -2 - 80] + bytes(2))
+    changed[at : at + len(content)] = content
+    return _signed(bytes(changed))
+
+
+def test_a_schema_without_end_is_refused(tmp_path, saved):
+    with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+        schema = json.loads(archive.read("schema.json"))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("schema.json", json.dumps({**schema, "more": [[]] * 200_000}))
+    refuse(tmp_path, _signed(buffer.getvalue()), "too large")
 
 
 def test_a_head_that_needs_pickle_is_not_saved(tmp_path):

@@ -49,8 +49,11 @@ def test_an_error_at_any_step_leaves_the_old_file_or_the_new_one(tmp_path, opera
             assert found == (None if operation is publish else OLD), fs.failed
         else:  # the name was given; an error after that may still be reported
             assert found == NEW, fs.failed
-        if fs.failed != "unlink":
-            assert os.listdir(path.parent) == ([] if found is None else ["file"]), fs.failed
+        names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
+        assert names == ([] if found is None else ["file"]), fs.failed
+        # A temporary stays if it can't be removed, or to say that a name may not be on the disk.
+        kept = fs.failed == "unlink" or (fs.failed == "sync_directory" and operation is publish)
+        assert (len(os.listdir(path.parent)) > len(names)) == kept, fs.failed
         if fs.failed is None:
             break
     assert {"create", "write", "sync", "sync_directory"} <= set(failures)
@@ -61,7 +64,7 @@ def test_bytes_are_synced_before_they_get_their_name_and_the_name_after(tmp_path
     with faulty() as fs:
         operation(tmp_path / "file")
     naming = "link" if operation is publish else "replace"
-    steps = [name for name in fs.calls if name != "write"]
+    steps = [name for name in fs.calls if name not in ("write", "unlink")]
     assert steps.index("create") < steps.index("sync") < steps.index(naming)
     assert steps[-1] == "sync_directory"
 
@@ -91,7 +94,7 @@ def test_publishing_what_is_there_keeps_it_and_makes_its_name_durable(tmp_path):
     with faulty() as fs:
         assert not durable.publish_file(path, NEW)
     assert path.stat().st_ino == inode
-    assert fs.calls[-1] == "sync_directory"
+    assert fs.calls[-2:] == ["sync_directory", "unlink"]
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -134,7 +137,9 @@ def test_missing_directories_are_made_each_durable_in_its_parent(tmp_path):
     with faulty() as fs:
         durable.make_directory(tmp_path / "a" / "b")
         durable.make_directory(tmp_path / "a" / "b")
-    assert fs.calls == ["mkdir", "sync_directory"] * 2
+    # The parent of what is there already is synced too: whoever made it may have been killed.
+    above = ["sync_directory"]
+    assert fs.calls == [*above, *["mkdir", "sync_directory"] * 2, *above]
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError):
         durable.make_directory(tmp_path / "file")
@@ -149,6 +154,60 @@ def test_only_old_temporaries_are_swept(tmp_path):
         os.utime(path, (time.time() - 7200,) * 2)
     assert durable.remove_temporaries(tmp_path) == 1
     assert sorted(os.listdir(tmp_path)) == sorted(map(os.path.basename, (fresh, other)))
+
+
+def test_a_publisher_who_was_killed_before_it_synced_a_name_leaves_a_sign_of_it(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    class Dies(FaultyFileSystem):
+        def sync_directory(self, path):
+            raise Killed
+
+        def unlink(self, path):
+            raise Killed
+
+    durable.fs, before = Dies(), durable.fs
+    try:
+        with pytest.raises(Killed):
+            durable.publish_file(tmp_path / "file", NEW)
+    finally:
+        durable.fs = before
+    for _ in range(2):  # as long as the temporary is there
+        with faulty() as fs:
+            assert durable.remove_temporaries(tmp_path) == 0
+        assert fs.calls == ["sync_directory"]
+    for name in os.listdir(tmp_path):
+        os.utime(tmp_path / name, (time.time() - 7200,) * 2)
+    with faulty() as fs:
+        assert durable.remove_temporaries(tmp_path) == 1
+        assert durable.remove_temporaries(tmp_path) == 0
+    assert fs.calls == ["sync_directory", "unlink"]
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_system_that_knows_no_sync_of_a_directory_is_written_to(tmp_path, monkeypatch):
+    def refuse(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == NEW
+
+
+def test_a_cache_is_written_in_one_step_and_not_synced(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(OLD)
+    with faulty() as fs:
+        durable.write_cache(path, NEW)
+    assert fs.calls == ["create", "write", "replace"]
+    assert path.read_bytes() == NEW
+    for step in range(3):
+        with faulty(step), pytest.raises(OSError, match="No space"):
+            durable.write_cache(path, OLD)
+    assert path.read_bytes() == NEW
+    assert os.listdir(tmp_path) == ["file"]
 
 
 HOLD = """
@@ -181,3 +240,48 @@ def test_a_lock_is_held_alone_and_let_go_by_a_dead_owner(tmp_path):
     finally:
         owner.kill()
         owner.communicate()
+
+
+def test_who_waits_for_a_lock_that_is_removed_locks_the_one_that_stands_there(tmp_path):
+    path = tmp_path / "lock"
+    order = []
+
+    def wait(name):
+        with durable.lock(path):
+            order.append(f"{name} in")
+            time.sleep(0.05)
+            order.append(f"{name} out")
+
+    with durable.lock(path):
+        waiting = [threading.Thread(target=wait, args=(name,)) for name in "ab"]
+        waiting[0].start()
+        time.sleep(0.1)  # it waits for the file that goes
+        path.unlink()
+        waiting[1].start()  # and this one makes a new one
+        time.sleep(0.1)
+    for thread in waiting:
+        thread.join(30)
+
+    assert order in (["a in", "a out", "b in", "b out"], ["b in", "b out", "a in", "a out"])
+
+
+def test_a_folder_is_gone_at_once_and_leaves_a_temporary_at_worst(tmp_path):
+    for step in range(100):
+        folder = tmp_path / f"place {step}" / "folder"
+        (folder / "sub").mkdir(parents=True)
+        for path in (folder / "a", folder / "sub" / "b"):
+            path.touch()
+        with faulty(step) as fs:
+            error = error_of(durable.remove_folder, folder)
+        left = os.listdir(folder.parent)
+        if fs.failed is None:
+            assert left == []
+            break
+        assert folder.exists() == (fs.failed == "replace")
+        assert error is None or fs.failed in ("replace", "sync_directory")
+        if fs.failed != "replace":
+            for name in left:
+                os.utime(folder.parent / name, (0, 0))
+            durable.remove_temporaries(folder.parent)
+            assert os.listdir(folder.parent) == []
+    assert step > 3

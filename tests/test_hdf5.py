@@ -121,6 +121,13 @@ def hostile(kind, path, outside):
             file.attrs["x"] = "text"
         elif kind == "empty attribute":
             file["group"].attrs["x"] = h5py.Empty("f4")
+        elif kind == "endless attribute":
+            file.attrs["x"] = np.float64("inf")
+        elif kind == "many attributes":
+            for i in range(100):
+                file["group"].attrs.create(str(i), i)
+        elif kind == "no rows of endless width":
+            file.create_dataset("x", (0, 1 << 62), "f4")
         else:
             raise AssertionError(kind)
 
@@ -129,7 +136,8 @@ KINDS = (
     "external storage", "external link", "soft link", "virtual", "virtual without end", "chunked",
     "filtered", "compact", "terabytes", "strings of any length", "compound",
     "references", "boolean", "no space", "named type", "loop", "self", "second name", "deep",
-    "wide attribute", "text attribute of any length", "empty attribute",
+    "wide attribute", "text attribute of any length", "empty attribute", "endless attribute",
+    "many attributes", "no rows of endless width",
 )  # fmt: skip
 
 
@@ -143,6 +151,40 @@ def test_what_featbank_never_writes_is_refused(tmp_path, kind):
     with pytest.raises(BankDamaged, match=r"file\.h5 is refused: "), hdf5.open_inspected(path):
         pass
     assert hashlib.sha256(outside.read_bytes()).digest() == before
+
+
+@pytest.mark.parametrize("user_block", [0, hdf5.USER_BLOCK])
+def test_a_dataset_that_was_never_written_is_refused(tmp_path, user_block):
+    # With a user block HDF5 gives even that a place: inside the user block.
+    path = str(tmp_path / "file.h5")
+    with h5py.File(path, "w", userblock_size=user_block) as file:
+        fill(file)
+        file.create_dataset("x", (40, 3), "f4", fillvalue=7)
+    with pytest.raises(BankDamaged, match="declares more"), hdf5.open_inspected(path):
+        pass
+
+
+def test_datasets_in_one_place_are_refused(tmp_path):
+    data = hdf5.build(fill)
+    path = written(tmp_path / "file.h5", data)
+    with h5py.File(path, "r+") as file:
+        file["more"] = VALUES
+        first, second = (file[name].id.get_offset() for name in ("group/values", "more"))
+    changed = (tmp_path / "file.h5").read_bytes()
+    places = second.to_bytes(8, "little")
+    assert changed.count(places) == 1
+    path = written(tmp_path / "file.h5", changed.replace(places, first.to_bytes(8, "little")))
+    with pytest.raises(BankDamaged, match="same place"), hdf5.open_inspected(path):
+        pass
+
+
+def test_a_name_without_end_does_not_fill_the_message(tmp_path):
+    path = str(tmp_path / "file.h5")
+    with h5py.File(path, "w") as file:
+        file["x" * 60_000] = h5py.SoftLink("/")
+    with pytest.raises(BankDamaged, match="link") as caught, hdf5.open_inspected(path):
+        pass
+    assert len(str(caught.value)) < 600
 
 
 OPEN = """

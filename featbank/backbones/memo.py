@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from featbank.backbones.recipe import EXTRACTION_VERSION, Recipe, canonical_json
 from featbank.backbones.request import Request
+from featbank.data.index import RACY_NANOSECONDS
 from featbank.errors import FeatbankError
 
 __all__ = ["Stat", "cache_dir", "recall", "remember", "stat_of"]
@@ -70,31 +70,41 @@ def recall(request: Request) -> Recipe | None:
         entry = json.loads(_path(request).read_bytes())
         if entry["words"] != json.loads(canonical_json(_words(request))):
             return None
-        if entry["file"] is not None and stat_of(entry["file"]) != tuple(entry["stat"]):
+        file = entry["file"]
+        if file is not None and (stat_of(file) != tuple(entry["stat"]) or not _meant(Path(file))):
             return None
         return Recipe.from_dict(entry["recipe"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FeatbankError):
         return None
 
 
-def remember(request: Request, recipe: Recipe, *, file: Path | None, stat: Stat | None) -> None:
+def remember(
+    request: Request,
+    recipe: Recipe,
+    *,
+    file: Path | None = None,
+    stat: Stat | None = None,
+    looked: int = 0,
+) -> None:
     """Keep `recipe` for the next call.
 
     Parameters
     ----------
     request : Request
     recipe : Recipe
-    file : Path or None
+    file : Path, optional
         The weights file, None for a random network.
-    stat : Stat or None
+    stat : Stat, optional
         The file's, taken before its bytes were read.
+    looked : int
+        Nanoseconds since the epoch just before `stat` was taken.
     """
     if file is not None:
         if stat is None or stat != stat_of(file):
             return
-        # A file may change twice within a tick of the clock: what is younger than that can't be
-        # told from what it was (git calls such files racy).
-        if time.time_ns() - max(stat[1], stat[2]) < 2_000_000_000:
+        # A file may change twice within a tick of the clock: what was younger than that when it
+        # was looked at can't be told from what came after (git calls such files racy).
+        if max(stat[1], stat[2]) > looked - RACY_NANOSECONDS:
             return
     entry = {
         "words": _words(request),
@@ -121,6 +131,18 @@ def remember(request: Request, recipe: Recipe, *, file: Path | None, stat: Stat 
 def _path(request: Request) -> Path:
     digest = hashlib.sha256(canonical_json(_words(request)).encode()).hexdigest()
     return cache_dir() / "recipes" / f"{digest[:32]}.json"
+
+
+def _meant(file: Path) -> bool:
+    """Whether a file in a cache of the hub's is still the one that a name there stands for.
+
+    The hub keeps the files of old revisions beside the new ones, unchanged.
+    """
+    revision = file.parent
+    if revision.parent.name != "snapshots":
+        return True
+    names = (revision.parent.parent / "refs").rglob("*")
+    return revision.name in {path.read_text().strip() for path in names if path.is_file()}
 
 
 def _words(request: Request) -> Mapping[str, Any]:

@@ -160,7 +160,7 @@ def from_module(
         )
     else:
         recipe = Recipe(
-            backbone=f"{name}@{version}" + (f"#{classifier}" if classifier else ""),
+            backbone="#".join(filter(None, (f"{_quoted(name)}@{_quoted(version)}", classifier))),
             source="module",
             weights=digest_state(network),
             preprocess=own or _vouched_for(decoder),
@@ -191,6 +191,11 @@ def _as_data(transform: Any) -> tuple[Preprocess | None, Transform | None]:
         "transform= is a featbank Preprocess, a torchvision preset (weights.transforms()) or a "
         f"function from a PIL image to a tensor, not {type(transform).__name__}."
     )
+
+
+def _quoted(word: str) -> str:
+    """Return a name or a version without the signs that part them in a recipe."""
+    return word.replace("%", "%25").replace("@", "%40").replace("#", "%23")
 
 
 def _vouched_for(decoder: dict[str, Any]) -> Preprocess:

@@ -17,6 +17,7 @@ EXTRACTION_VERSION = 1
 
 POOLINGS = ("avg", "max", "avgmax", "gem", "cls", "flatten", "none")
 DTYPES = ("float32", "float16")
+_MAX_NAME = 200  # characters of a backbone's name, which becomes a folder's
 
 
 def canonical_json(value: Any) -> str:
@@ -109,9 +110,12 @@ class Recipe:
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
         """Build from what `to_dict` returned."""
         try:
-            return cls(**{**data, "preprocess": Preprocess.from_dict(data["preprocess"])})
-        except (KeyError, TypeError) as error:
+            recipe = cls(**{**data, "preprocess": Preprocess.from_dict(data["preprocess"])})
+            _check_types(recipe)
+            canonical_json(recipe.to_dict())
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise BackboneError(f"this is not a recipe that featbank can read: {error}") from error
+        return recipe
 
     @property
     def fingerprint(self) -> str:
@@ -137,6 +141,29 @@ class Recipe:
 
         mine, theirs = (flat(json.loads(canonical_json(r.to_dict())), "") for r in (self, other))
         return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("backbone", "source", "weights", "precision", "fit", "interpolation"), (str,)),
+    "runtime": (str, type(None)),
+    "version": (int,),
+    "resize": (int, tuple, type(None)),
+    "crop": (tuple,),
+    **dict.fromkeys(("mean", "std", "fill"), (tuple,)),
+    "decoder": (dict,),
+}
+
+
+def _check_types(recipe: Recipe) -> None:
+    """Raise TypeError where a field of a recipe is of another kind than it must be."""
+    fields = {**recipe.__dict__, **recipe.preprocess.__dict__}
+    for name, kinds in _KINDS.items():
+        value = fields[name]
+        items = value if isinstance(value, tuple) else ()
+        if not isinstance(value, kinds) or not all(isinstance(item, int | float) for item in items):
+            raise TypeError(f"its {name} is {str(value)[:40]}")
+    if len(recipe.backbone) > _MAX_NAME or len(recipe.preprocess.crop) != 2:
+        raise TypeError("its backbone or its crop is no such thing")
 
 
 @dataclass(frozen=True, order=True)

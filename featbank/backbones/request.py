@@ -87,6 +87,11 @@ class Request:
     def from_dict(cls, data: dict[str, Any]) -> Request:
         """Build from what `to_dict` returned."""
         try:
+            for name in ("model", "weights", "precision"):
+                if not isinstance(data.get(name, ""), str):
+                    raise TypeError(f"its {name} is {data[name]!r}")
             return cls(**{**data, "decode": DecodePolicy.from_dict(data["decode"])})
-        except (KeyError, TypeError) as error:
+        except BackboneError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BackboneError(f"this is not a request that featbank can read: {error}") from error

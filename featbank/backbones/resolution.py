@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ def resolve(request: Request) -> Recipe:
     if recipe := memo.recall(request):
         return recipe
     choice = _choose(request)
+    looked = time.time_ns()
     stat = None if choice.file is None else memo.stat_of(choice.file)
     if choice.file is None:
         preprocess = _preprocess(request, choice, None)
@@ -63,7 +65,7 @@ def resolve(request: Request) -> Recipe:
         precision=request.precision,
         runtime=None if request.precision == "float32" else "torch",
     )
-    memo.remember(request, recipe, file=choice.file, stat=stat)
+    memo.remember(request, recipe, file=choice.file, stat=stat, looked=looked)
     return recipe
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import mmap
 import os
 import tempfile
 import urllib.error
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from featbank.errors import BackboneError, WeightsUnavailable
+from featbank.regular import NotRegular, fits_in_memory, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,20 +92,22 @@ def read(path: str | os.PathLike[str]) -> tuple[State, str]:
         The file holds no weights, or could only be read by running its code.
     """
     import argparse
-    import pickle
 
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load as load_safetensors
 
     try:
         # One handle: the bytes that are digested are the bytes that are loaded.
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if not fits_in_memory(file):
+                raise ValueError("it is larger than the memory")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             if str(path).lower().endswith(".safetensors"):
                 content: Any = load_safetensors(file.read())
             else:
+                _check_archive(file, size)
                 # Training scripts keep their options beside the weights; a Namespace is inert.
                 with (
                     torch.serialization.safe_globals([argparse.Namespace]),
@@ -111,20 +116,52 @@ def read(path: str | os.PathLike[str]) -> tuple[State, str]:
                     # A pickle of another kind ends in the error below, which says it better.
                     warnings.filterwarnings("ignore", message="Detected pickle protocol")
                     content = torch.load(file, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (NotRegular, FileNotFoundError, PermissionError) as error:
         raise WeightsUnavailable(
             f"the weights file {path} can't be opened ({error.strerror}); "
             "check the path after --weights."
         ) from error
-    except (
-        SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError,
-        AttributeError, TypeError, IndexError, ModuleNotFoundError,
-    ) as error:  # fmt: skip
+    except Exception as error:  # a hostile file can raise nearly anything inside torch
         raise BackboneError(
             f"{path} is not a file of weights that can be read without running its code; "
             "save the network's state_dict() as .safetensors or with torch.save."
         ) from error
-    return _unwrap(content, path), digest
+    state = _unwrap(content, path)
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and not _is_held(value, size):
+            raise BackboneError(
+                f"{path} is refused: its {name} declares more numbers than the file holds."
+            )
+    return state, digest
+
+
+def _check_archive(file: BinaryIO, size: int) -> None:
+    """Raise ValueError for what would take more memory than it has bytes.
+
+    torch compresses nothing, and saves no byte arrays; but a pickle that may call nothing else may
+    still ask for a ``bytearray`` of any length.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if any(e.compress_type for e in entries) or sum(e.file_size for e in entries) > size:
+                raise ValueError("its entries are not as torch.save writes them")
+            pickles = [archive.read(e) for e in entries if e.filename.endswith(".pkl")]
+        if any(b"bytearray" in text for text in pickles):
+            raise ValueError("it makes a byte array")
+    elif size:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            if whole.find(b"bytearray") >= 0:
+                raise ValueError("it makes a byte array")
+    file.seek(0)
+
+
+def _is_held(tensor: Tensor, size: int) -> bool:
+    """Tell whether a tensor is of numbers that a file of `size` bytes can hold."""
+    import torch
+
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return plain and tensor.numel() * tensor.element_size() <= size
 
 
 def _unwrap(content: Any, path: str | os.PathLike[str]) -> State:

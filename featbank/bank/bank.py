@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,25 +15,28 @@ import numpy.typing as npt
 from featbank import durable, hdf5
 from featbank.backbones.recipe import Column, Recipe
 from featbank.bank import packed
+from featbank.bank.documents import read_document, write_document
 from featbank.bank.recipes import (
+    QUARANTINE,
     KnownRecipe,
     as_known_recipe,
     known_recipe,
-    read_json,
     recipe_document,
     shard_folders,
     shard_paths,
 )
 from featbank.bank.rows import Rows
 from featbank.bank.selection import (
+    Located,
     Selection,
     choose_columns,
     choose_recipe,
     choose_sources,
     gather,
+    locate,
     readable,
 )
-from featbank.bank.shard import Shard, columns_in, file_digest, read_shard, seal_shard
+from featbank.bank.shard import Shard, check_digest, columns_in, read_shard, seal_shard
 from featbank.bank.verified import Verified
 from featbank.data.index import Index, IndexedSource
 from featbank.data.indexfile import fill_index, read_index
@@ -44,11 +48,24 @@ from featbank.errors import (
     FeaturesMissing,
 )
 
-__all__ = ["BANK_VERSION", "Bank"]
+__all__ = [
+    "BANK_VERSION",
+    "Bank",
+    "alone",
+    "check_folder",
+    "write_bank_document",
+    "write_recipe_document",
+]
 
 BANK_VERSION = 1
 
 Array = npt.NDArray[Any]
+Change = Callable[
+    [Index, Mapping[str, Any]], tuple[Iterable[IndexedSource], Iterable[Mapping[str, Any]]]
+]
+Looked = TypeVar("Looked")
+
+_LOOKS = 4  # at shards that are being replaced, before a missing one is an error
 
 
 class Bank:
@@ -83,7 +100,7 @@ class Bank:
         if self.packed:
             self._verified = Verified(os.path.dirname(self.path))
         else:
-            _check_folder(self.path)
+            check_folder(self.path)
             self._verified = Verified(self.path)
         self._shards: dict[str, Shard] = {}
 
@@ -97,23 +114,29 @@ class Bank:
             There is something else at `path`, or the bank is packed and so can't be added to.
         """
         path = os.path.abspath(os.fspath(path))
-        if os.path.isfile(path) or path.endswith(".h5"):
+        if packed.names_file(path):
             raise BankError(
-                f"{path} names one packed file, and features are added to a folder; "
+                f"{path} names one packed file, and shards are kept in a folder; "
                 "choose a folder with --bank."
             )
         names = os.listdir(path) if os.path.isdir(path) else []
-        if "bank.json" not in names:
-            if any(not name.startswith(".") for name in names):
-                raise BankError(
-                    f"{path} is a folder with other things in it and no bank; "
-                    "choose another place with --bank."
-                )
-            durable.make_directory(path)
-            text = json.dumps({"featbank": "bank", "format": BANK_VERSION}) + "\n"
-            durable.write_file(os.path.join(path, "bank.json"), text.encode())
-        durable.remove_temporaries(path)
+        if "bank.json" not in names and any(not name.startswith(".") for name in names):
+            raise BankError(
+                f"{path} is a folder with other things in it and no bank; "
+                "choose another place with --bank."
+            )
+        cls.mark(path)
         return cls(path)
+
+    @staticmethod
+    def mark(path: str) -> None:
+        """Make the folder `path` a bank if it is none, whatever lies in it."""
+        durable.make_directory(path)
+        if not os.path.exists(os.path.join(path, "bank.json")):
+            write_bank_document(path)
+        else:  # who was killed before may have given names in it, and not have come to syncing them
+            durable.fs.sync_directory(path)
+        durable.remove_temporaries(path)
 
     def __repr__(self) -> str:
         return f"Bank({self.path!r})"
@@ -137,41 +160,53 @@ class Bank:
     def recipe_folders(self) -> list[str]:
         """Return the folders that hold a recipe, or shards without one, sorted."""
         with os.scandir(self.path) as entries:
-            folders = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+            # Not `is_dir` of the entry, which raises over a link that leads to itself.
+            names = sorted(
+                e.name for e in entries if os.path.isdir(e.path) and not e.name.startswith(".")
+            )
+        folders = [os.path.join(self.path, name) for name in names if name != QUARANTINE]
         return [f for f in folders if os.path.isfile(recipe_document(f)) or shard_paths(f)]
 
     @property
     def index(self) -> Index:
         """The index: which images there are, and what could not be read."""
+        return self._read_index()
+
+    def _read_index(self) -> Index:
         if self.packed:
             self._verified.ensure(self.path, hdf5.check_seal)
             return packed.read_packed_index(self.path)
         path = os.path.join(self.path, "index.h5")
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             return Index()
         try:
-            hdf5.check_seal(path)
+            hdf5.check_seal(path, follow=False)
             with hdf5.open_inspected(path) as file:
                 return read_index(file)
         except BankDamaged as error:
             raise BankDamaged(
-                f"{str(error).rstrip('.')}, or delete it and run `featbank extract` on each source "
-                "again: that reads the images and computes nothing that the shards have."
+                f"{str(error).rstrip('.')}, or run `featbank repair`: it rebuilds the index from "
+                "the files and computes nothing."
             ) from error
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """What was indexed, as `featbank.data.sources.Source.to_dict` says it, by name."""
+        return self._read_sources()
+
+    def _read_sources(self) -> dict[str, dict[str, Any]]:
         if self.packed:
             self._verified.ensure(self.path, hdf5.check_seal)
             return packed.read_sources(self.path)
         path = os.path.join(self.path, "sources.json")
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             return {}
         try:
-            return {source["name"]: dict(source) for source in read_json(path)["sources"]}
+            return {source["name"]: dict(source) for source in read_document(path)["sources"]}
         except (KeyError, TypeError, ValueError) as error:
-            raise BankDamaged(f"{path} does not say what was indexed: {error}") from error
+            raise BankDamaged(
+                f"{path} does not say what was indexed ({error}); run `featbank repair`."
+            ) from error
 
     def shards(self, fingerprint: str) -> list[Shard]:
         """Return the shards of a recipe, each compared with its digest.
@@ -184,6 +219,9 @@ class Bank:
         if self.packed:
             self._verified.ensure(self.path, hdf5.check_seal)
             return packed.read_packed_shards(self.path, fingerprint)
+        return _looking_again(lambda: self._read_shards(fingerprint))
+
+    def _read_shards(self, fingerprint: str) -> list[Shard]:
         found = []
         for path in self.shard_paths(fingerprint):
             self._verified.ensure(path, self._check_shard)
@@ -191,7 +229,9 @@ class Bank:
                 self._shards[path] = read_shard(path)
             shard = self._shards[path]
             if shard.fingerprint != fingerprint:
-                raise BankDamaged(f"{path} lies under another recipe than its own.")
+                raise BankDamaged(
+                    f"{path} lies under another recipe than its own; run `featbank repair`."
+                )
             found.append(shard)
         self._verified.save()
         return found
@@ -199,9 +239,8 @@ class Bank:
     def shard_paths(self, fingerprint: str) -> list[str]:
         """Return the files of a recipe's shards, unread, sorted."""
         known = [k for k in self.recipes if k.fingerprint == fingerprint]
-        if not known:
-            return []
-        return shard_paths(os.path.join(self.path, known[0].slug))
+        folder = os.path.join(self.path, known[0].slug) if known else ""
+        return shard_paths(folder) if os.path.isdir(folder) else []
 
     def columns(self, fingerprint: str) -> dict[Column, int]:
         """Return the columns of a recipe with the number of keys that have each."""
@@ -287,8 +326,28 @@ class Bank:
         """
         sources = choose_sources(self.index, source)
         known, columns = self._choose(recipe, layer, view)
+
+        def gathered() -> Selection:
+            tables = [self.rows(known.fingerprint, column) for column in columns]
+            return gather(sources, known, tables, split=split, label=label)
+
+        return _looking_again(gathered)
+
+    def locate(
+        self,
+        recipe: str | Recipe | None = None,
+        layer: str | Sequence[str] | None = None,
+        *,
+        view: str | None = None,
+        split: str | None = None,
+        source: str | Sequence[str] | None = None,
+        label: str | None = None,
+    ) -> Located:
+        """Find what `select` would return, to read it piece by piece; hold `using` meanwhile."""
+        sources = choose_sources(self.index, source)
+        known, columns = self._choose(recipe, layer, view)
         tables = [self.rows(known.fingerprint, column) for column in columns]
-        return gather(sources, known, tables, split=split, label=label)
+        return locate(sources, known, tables, split=split, label=label)
 
     def _choose(
         self, recipe: str | Recipe | None, layer: str | Sequence[str] | None, view: str | None
@@ -305,6 +364,38 @@ class Bank:
             raise FeaturesMissing(f"{known.slug} has no features yet; run `featbank extract`.")
         return known, choose_columns(columns, layer, view)
 
+    # Who may write
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Hold the bank for as long as rows are added, or must stay; many may hold it at once.
+
+        `alone` keeps out whoever holds it. It waits for a pruning or a repair that goes on. A bank
+        that can't be written is read without it.
+        """
+        if self.packed:
+            yield
+            return
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(durable.lock(_use_lock(self.path), shared=True))
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the bank so that nobody adds rows, or relies on those that are there.
+
+        Raises
+        ------
+        BankError
+            Somebody does; this does not wait.
+        """
+        with alone(self.path):
+            yield
+
     # What is written
 
     def register(self, recipe: Recipe, provenance: Mapping[str, Any]) -> str:
@@ -312,32 +403,33 @@ class Bank:
         folder = os.path.join(self.path, recipe.slug)
         path = recipe_document(folder)
         if os.path.exists(path):
+            self.settle(recipe)
+            known = known_recipe(folder)
+            if known.fingerprint != recipe.fingerprint:
+                raise BankDamaged(f"{path} holds another recipe than its folder's name says.")
+            if "request" in known.provenance or "request" not in provenance:
+                return folder  # else it was rebuilt from shards, which don't bring the provenance
+        durable.make_directory(folder)
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        write_recipe_document(folder, recipe, {"created": created, **provenance})
+        return folder
+
+    def settle(self, recipe: Recipe) -> None:
+        """See to it that the rows of a recipe that are there are on the disk, and stay.
+
+        Whoever published them may have been killed before the names were.
+        """
+        folder = os.path.join(self.path, recipe.slug)
+        if os.path.isdir(folder):
             for directory in (folder, *shard_folders(folder)):
                 durable.remove_temporaries(directory)
-            if known_recipe(folder).fingerprint != recipe.fingerprint:
-                raise BankDamaged(f"{path} holds another recipe than its folder's name says.")
-            return folder
-        durable.make_directory(folder)
-        document = {
-            "format": BANK_VERSION,
-            "fingerprint": recipe.fingerprint,
-            "recipe": recipe.to_dict(),
-            "provenance": {
-                **provenance,
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            },
-        }
-        durable.write_file(path, (json.dumps(document, indent=2) + "\n").encode())
-        # Another process may have made the folder, and not have come to syncing its name.
-        durable.fs.sync_directory(self.path)
-        return folder
 
     def seal(
         self, recipe: Recipe, keys: npt.NDArray[np.uint8], columns: Mapping[Column, Array]
     ) -> str:
         """Write rows of features as one more shard, durably; return its path."""
         folder = os.path.join(self.path, recipe.slug)
-        return seal_shard(folder, recipe.fingerprint, keys, columns)
+        return seal_shard(folder, recipe, keys, columns)
 
     def update(
         self,
@@ -349,40 +441,111 @@ class Bank:
 
         Processes that update at the same time wait for one another.
         """
+        self.revise(lambda index, described: (sources, documents))
+
+    def revise(self, change: Change) -> None:
+        """As `update`, with sources and descriptions that `change` makes of those there are.
+
+        Parameters
+        ----------
+        change : callable
+            Takes `index` and `sources` as they are, and stay until it is done.
+        """
         with durable.lock(os.path.join(self.path, ".lock")):
-            described = {d["name"]: dict(d) for d in documents}
+            changed, documents = change(self.index, self.sources)
+            sources, described = list(changed), {d["name"]: dict(d) for d in documents}
+            if not sources and not described:
+                return
             if described:
-                merged = {**self.sources, **described}
+                merged = {**self._read_sources(), **described}
                 listed = {"format": BANK_VERSION, "sources": [merged[n] for n in sorted(merged)]}
-                text = json.dumps(listed, indent=2) + "\n"
-                durable.write_file(os.path.join(self.path, "sources.json"), text.encode())
-            index = self.index
+                write_document(os.path.join(self.path, "sources.json"), listed)
+            index = self._read_index()
             for source in sources:
                 index = index.with_source(source)
             data = hdf5.seal(hdf5.build(lambda file: fill_index(file, index), user_block=True))
             durable.write_file(os.path.join(self.path, "index.h5"), memoryview(data))
 
     def _check_shard(self, path: str) -> None:
-        if file_digest(path) != os.path.basename(path).removesuffix(".h5"):
-            raise BankDamaged(
-                f"{path} does not hold the bytes that were sealed; delete it and run "
-                "`featbank extract` again to compute its rows anew."
-            )
+        check_digest(path)
         self._shards.pop(path, None)
 
 
-def _check_folder(path: str) -> None:
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Hold a folder that may be a damaged bank, as `Bank.alone` holds a whole one."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(durable.lock(_use_lock(folder), wait=False))
+        except BlockingIOError:
+            raise BankError(
+                f"{folder} is in use by another command (an extraction, an estimator, a merge); "
+                "run again when it is done."
+            ) from None
+        except OSError as error:
+            if error.errno not in durable.NO_LOCKS:
+                raise
+            raise BankError(
+                f"{folder} lies on a file system without locks, so that nobody can know who uses "
+                "it; do this on a copy on another one."
+            ) from error
+        yield
+
+
+def _use_lock(folder: str) -> str:
+    return os.path.join(folder, ".use")
+
+
+def _looking_again(look: Callable[[], Looked]) -> Looked:
+    """Call `look` anew where a shard that was listed has gone.
+
+    Readers hold no lock, and a pruning replaces shards: all new ones appear before the first of
+    the old ones goes.
+    """
+    for _ in range(_LOOKS):
+        with contextlib.suppress(FileNotFoundError):
+            return look()
+    return look()
+
+
+def write_recipe_document(folder: str, recipe: Recipe, provenance: Mapping[str, Any]) -> None:
+    """Write the file that makes a folder hold a recipe's shards, durably."""
+    content = {
+        "format": BANK_VERSION,
+        "fingerprint": recipe.fingerprint,
+        "recipe": recipe.to_dict(),
+        "provenance": dict(provenance),
+    }
+    write_document(recipe_document(folder), content)
+
+
+def write_bank_document(folder: str) -> None:
+    """Write the file that makes a bank of a folder, durably."""
+    content = {"featbank": "bank", "format": BANK_VERSION}
+    write_document(os.path.join(folder, "bank.json"), content)
+
+
+def check_folder(path: str) -> None:
+    """Raise what `Bank` raises where a folder is no bank that this featbank can read."""
     document = os.path.join(path, "bank.json")
+    if packed.unfinished(path) is not None:
+        raise BankNotFound(
+            f"an extraction into {path} has not ended, and what it has sealed is in "
+            f"{packed.unfinished(path)}; run the same command again to end it."
+        )
     if not os.path.isdir(path):
         raise BankNotFound(
             f"there is no bank at {path}; `featbank extract` makes one, and --bank names another."
         )
     if not os.path.exists(document):
         raise BankNotFound(
-            f"{path} is a folder without a bank.json, so no bank; --bank names another."
+            f"{path} is a folder without a bank.json, so no bank; --bank names another, and "
+            "`featbank repair` mends one that has lost it."
         )
-    version = read_json(document).get("format")
-    if not isinstance(version, int) or version > BANK_VERSION:
+    version = read_document(document).get("format")
+    if not isinstance(version, int):
+        raise BankDamaged(f"{document} names no format; run `featbank repair`.")
+    if version > BANK_VERSION:
         raise BankVersionError(
             f"{path} has format {version} and this featbank reads up to {BANK_VERSION}; "
             "install a newer featbank."

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from featbank import durable, hdf5
 from featbank.bank import packed
 from featbank.bank.bank import Bank
+from featbank.bank.layered import check_target
 from featbank.bank.recipes import known_recipe, shard_paths
-from featbank.bank.shard import file_digest, read_shard
+from featbank.bank.shard import check_digest, read_shard
 from featbank.errors import BankDamaged, BankError, BankVersionError
 
 __all__ = ["Verification", "compact", "verify"]
@@ -37,18 +38,30 @@ class Verification:
         return not self.damaged
 
 
-def verify(bank: Bank) -> Verification:
+def verify(bank: Bank | str | os.PathLike[str]) -> Verification:
     """Compare every file of a bank with its digest, whatever was known before.
+
+    Shards, the index, and the JSON documents; or the one file of a packed bank, and what an
+    extraction into it that has not ended has sealed beside it. `repair` mends what is damaged, as
+    far as that goes.
 
     Parameters
     ----------
-    bank : Bank
+    bank : Bank or path
 
     Returns
     -------
     Verification
         A bank without a shard is whole and empty.
+
+    Raises
+    ------
+    BankNotFound, BankVersionError
+        There is no bank, or a later featbank wrote it.
+    BankDamaged
+        The folder does not even say that it is a bank.
     """
+    bank = bank if isinstance(bank, Bank) else Bank(bank)
     shards, rows = 0, 0
     damaged: list[str] = []
     if bank.packed:
@@ -60,6 +73,11 @@ def verify(bank: Bank) -> Verification:
                 rows += sum(len(part.keys) for part in parts)
         except BankDamaged as error:
             damaged.append(str(error))
+        pending = packed.unfinished(bank.path)
+        if pending is not None:
+            beside = verify(Bank(pending))
+            shards, rows = shards + beside.shards, rows + beside.rows
+            damaged += beside.damaged
         return Verification(shards, rows, tuple(damaged))
     for folder in bank.recipe_folders():
         fingerprint = ""
@@ -69,11 +87,12 @@ def verify(bank: Bank) -> Verification:
             damaged.append(str(error))
         for path in shard_paths(folder):
             try:
-                if file_digest(path) != os.path.basename(path).removesuffix(".h5"):
-                    raise BankDamaged(f"{path} does not hold the bytes that were sealed.")
+                check_digest(path)
                 shard = read_shard(path)
                 if fingerprint and shard.fingerprint != fingerprint:
-                    raise BankDamaged(f"{path} lies under another recipe than its own.")
+                    raise BankDamaged(
+                        f"{path} lies under another recipe than its own; run `featbank repair`."
+                    )
             except (BankDamaged, BankVersionError, OSError) as error:
                 damaged.append(str(error))
                 continue
@@ -87,12 +106,14 @@ def verify(bank: Bank) -> Verification:
     return Verification(shards, rows, tuple(damaged))
 
 
-def compact(bank: Bank, target: str | os.PathLike[str] | None = None) -> str:
+def compact(
+    bank: Bank | str | os.PathLike[str], target: str | os.PathLike[str] | None = None
+) -> str:
     """Write a bank as one plain HDF5 file; return its path.
 
     Parameters
     ----------
-    bank : Bank
+    bank : Bank or path
         It stays as it is.
     target : str or path-like, optional
         By default the bank's path with ``.h5`` behind it.
@@ -102,19 +123,24 @@ def compact(bank: Bank, target: str | os.PathLike[str] | None = None) -> str:
     BankDamaged
         A shard is damaged; nothing is written.
     BankError
-        The bank is packed already, or something else stands at `target`.
+        The bank is packed already, something else stands at `target`, or an extraction into
+        `target` has not ended.
     OSError
         The disk is full or failed; what stood at `target` stands.
     """
+    bank = bank if isinstance(bank, Bank) else Bank(bank)
     if bank.packed:
         raise BankError(f"{bank.path} is packed already; copy the file to share it.")
     path = os.path.abspath(os.fspath(target) if target else packed.default_target(bank))
     if not path.endswith(".h5"):
         raise BankError(f"a packed bank's name ends in .h5, and {path} does not.")
-    if os.path.isdir(path):
-        raise BankError(f"{path} is a folder; name a file that ends in .h5.")
-    if os.path.exists(path) and not hdf5.is_sealed(path):
-        raise BankError(f"{path} is there already and is no packed bank; name another file.")
+    check_target(path)
+    if packed.unfinished(path) is not None:
+        raise BankError(
+            f"an extraction into {path} has not ended (its shards are in "
+            f"{packed.unfinished(path)}); run it again to end it, or name another file."
+        )
     durable.make_directory(os.path.dirname(path))
-    packed.pack(bank, path)
+    with bank.using():
+        packed.pack(bank, path)
     return path

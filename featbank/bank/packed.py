@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -34,17 +36,22 @@ from featbank.bank.shard import Shard, columns_in
 from featbank.data.index import Index
 from featbank.data.indexfile import fill_index, read_index
 from featbank.errors import BankDamaged, BankError, BankVersionError
+from featbank.interrupts import held_back
 
 if TYPE_CHECKING:
     from featbank.bank.bank import Bank
 
 __all__ = [
     "PACKED_VERSION",
+    "default_target",
+    "names_file",
     "pack",
     "read_packed_index",
     "read_packed_shards",
     "read_recipes",
     "read_sources",
+    "shards_folder",
+    "unfinished",
 ]
 
 PACKED_VERSION = 1
@@ -61,7 +68,12 @@ def pack(bank: Bank, target: str) -> None:
     """
     index = bank.index
     with durable.replacing(target) as spool:
-        with hdf5.create(spool, user_block=True) as file:
+        # HDF5 writes by calling the spool, and an interrupt that falls into such a call leaves it
+        # with what it has freed.
+        with (
+            held_back(patience=math.inf) as give_way,
+            hdf5.create(spool, user_block=True) as file,
+        ):
             hdf5.put_attributes(
                 file,
                 description="featbank packed bank: features of images (CNN codes); "
@@ -81,7 +93,7 @@ def pack(bank: Bank, target: str) -> None:
                 shards = bank.shards(known.fingerprint)
                 for column in columns_in(shards):
                     part = group.create_group(column.name)
-                    _put_column(part, Rows.of(column, shards), index)
+                    _put_column(part, Rows.of(column, shards), index, give_way)
             fill_index(file.create_group("index"), index)
             text = json.dumps({"sources": list(bank.sources.values())}).encode()
             hdf5.put(file, "sources", np.frombuffer(text, np.uint8), description="JSON text")
@@ -112,7 +124,7 @@ def _put_images(group: h5py.Group, index: Index) -> None:
         hdf5.put(group, name, np.array(values, dtype=f"S{width}"), description=f"{name} of image i")
 
 
-def _put_column(group: h5py.Group, rows: Rows, index: Index) -> None:
+def _put_column(group: h5py.Group, rows: Rows, index: Index, give_way: Callable[[], None]) -> None:
     column = rows.column
     hdf5.put_attributes(
         group,
@@ -136,6 +148,7 @@ def _put_column(group: h5py.Group, rows: Rows, index: Index) -> None:
         "values", shape=(len(rows), width), dtype=column.dtype, track_times=False
     )
     for start in range(0, len(rows), _BLOCK_ROWS):
+        give_way()
         positions = np.arange(start, min(start + _BLOCK_ROWS, len(rows)))
         values[start : start + len(positions)] = rows.read(positions)
 
@@ -185,10 +198,37 @@ def read_sources(path: str) -> dict[str, dict[str, Any]]:
         return {s["name"]: s for s in json.loads(file["sources"][:].tobytes())["sources"]}
 
 
+@dataclass(frozen=True)
+class MappedShard(Shard):
+    """Rows of a packed file that were mapped when they were found.
+
+    The file's name may go to a newer file at any time; the rows stay those of this one.
+    """
+
+    values: dict[Column, Any] = field(default_factory=dict)
+
+    def features(self, column: Column) -> Any:
+        """Return a column's features, mapped and read-only, shape (N, D)."""
+        return self.values[column]
+
+
 def read_packed_shards(path: str, fingerprint: str) -> list[Shard]:
-    """Return the rows of a recipe, one `Shard` a column."""
+    """Return the rows of a recipe, one shard a column."""
+    while True:
+        before = _signature(path)
+        shards = _read_shards(path, fingerprint)
+        if _signature(path) == before:  # else places of one file may have been mapped in another
+            return shards
+
+
+def _signature(path: str) -> tuple[int, ...]:
+    info = os.stat(path)
+    return (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+
+
+def _read_shards(path: str, fingerprint: str) -> list[Shard]:
+    shards: list[Shard] = []
     with _opened(path) as file:
-        shards = []
         for group in file["features"].values():
             if hdf5.read_attributes(group)["fingerprint"] != fingerprint:
                 continue
@@ -198,8 +238,26 @@ def read_packed_shards(path: str, fingerprint: str) -> list[Shard]:
                 fits = keys.shape == (place.shape[0], 32) and keys.dtype == np.uint8
                 if not fits or len(place.shape) != 2 or place.dtype != column.dtype:
                     raise BankDamaged(f"{path}: the keys of {name} do not fit its values.")
-                shards.append(Shard(path, fingerprint, keys, {column: place}))
-        return shards
+                values = {column: place.map(path)}
+                shards.append(MappedShard(path, fingerprint, keys, {column: place}, values))
+    return shards
+
+
+def names_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a bank of this path is, or would be, one packed file."""
+    return os.fspath(path).endswith(".h5") or os.path.isfile(path)
+
+
+def shards_folder(path: str) -> str:
+    """Return the folder beside a packed file for what an extraction adds to it."""
+    return f"{path}.shards"
+
+
+def unfinished(path: str) -> str | None:
+    """Return the folder beside a packed file if an extraction into the file has not ended."""
+    folder = shards_folder(path)
+    there = names_file(path) and os.path.isfile(os.path.join(folder, "bank.json"))
+    return folder if there else None
 
 
 def default_target(bank: Bank) -> str:

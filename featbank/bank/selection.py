@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from featbank.data.index import Index, IndexedSource, Text
 from featbank.errors import AmbiguousFeatures, DataError, FeaturesMissing, nearest
 
 __all__ = [
+    "Located",
     "Selection",
     "choose_columns",
     "choose_recipe",
     "choose_sources",
     "gather",
+    "locate",
     "readable",
 ]
 
@@ -58,6 +61,51 @@ class Selection:
     recipe: Recipe
     columns: tuple[Column, ...]
     request: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Located:
+    """Images of a bank whose features have been found and not been read.
+
+    Attributes
+    ----------
+    selection : Selection
+        With an `X` of no columns.
+    tables : tuple of Rows
+        One a column.
+    places : tuple of ndarray of shape (N,), int64
+        Where in each table the images' rows are.
+    parts : tuple of (IndexedSource, ndarray)
+        The sources with the rows of their images.
+    """
+
+    selection: Selection
+    tables: tuple[Rows, ...]
+    places: tuple[npt.NDArray[np.int64], ...]
+    parts: tuple[tuple[IndexedSource, npt.NDArray[np.intp]], ...]
+
+    @property
+    def width(self) -> int:
+        """How many numbers an image has."""
+        return sum(t.shards[0].columns[t.column].shape[1] for t in self.tables)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What numbers they are."""
+        return np.result_type(*(np.dtype(table.column.dtype) for table in self.tables))
+
+    def read(self, images: slice) -> Array:
+        """Return the features of some of the images, the columns' side by side."""
+        blocks = [t.read(at[images]) for t, at in zip(self.tables, self.places, strict=True)]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+    def further(self, title: str) -> list[str | None]:
+        """Return a further column of the sources' tables; None where a source lacks it."""
+        words: list[str | None] = []
+        for part, rows in self.parts:
+            text = part.listing.extra.get(title)
+            words += text.take(rows).tolist() if text is not None else [None] * len(rows)
+        return words
 
 
 def choose_sources(index: Index, source: str | Sequence[str] | None) -> list[IndexedSource]:
@@ -127,10 +175,23 @@ def gather(
     label: str | None = None,
 ) -> Selection:
     """Read the features of the sources' readable images; see `featbank.Bank.select`."""
+    located = locate(sources, known, tables, split=split, label=label)
+    return dataclasses.replace(located.selection, X=located.read(slice(None)))
+
+
+def locate(
+    sources: Sequence[IndexedSource],
+    known: KnownRecipe,
+    tables: Sequence[Rows],
+    *,
+    split: str | None = None,
+    label: str | None = None,
+) -> Located:
+    """Find the features of the sources' readable images; see `featbank.Bank.select`."""
     paths: list[str] = []
     names: list[str] = []
     found: dict[str, list[str | None]] = {k: [] for k in ("label", "split", "group")}
-    digests = []
+    digests, parts = [], []
     missing = 0
     for part in sources:
         listing = part.listing
@@ -140,6 +201,7 @@ def gather(
         missing += int((keep & ~part.known).sum())
         rows = np.flatnonzero(keep & part.known)
         digests.append(part.digest[rows])
+        parts.append((part, rows))
         paths += [os.fsdecode(part.path(int(row))) for row in rows]
         names += [part.name] * len(rows)
         for name, words in found.items():
@@ -148,7 +210,7 @@ def gather(
     keys = np.concatenate(digests) if digests else np.empty((0, 32), np.uint8)
     if not len(keys) and not missing:
         raise FeaturesMissing(_nothing(sources, split))
-    blocks = []
+    places = []
     for table in tables:
         at = table.find(keys)
         lacking = int((at < 0).sum()) + missing
@@ -158,9 +220,9 @@ def gather(
                 f"{known.slug} {table.column.name} yet; run `featbank extract` again, "
                 "or choose a source that has them."
             )
-        blocks.append(table.read(at))
-    return Selection(
-        X=blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1),
+        places.append(at)
+    selection = Selection(
+        X=np.empty((len(keys), 0), np.float32),
         paths=paths,
         sources=names,
         labels=found["label"],
@@ -171,6 +233,7 @@ def gather(
         columns=tuple(table.column for table in tables),
         request=dict(known.provenance.get("request", {})),
     )
+    return Located(selection, tuple(tables), tuple(places), tuple(parts))
 
 
 def _one_column(columns: Sequence[Column], word: str | None) -> Column:

@@ -1,7 +1,8 @@
 """The shard: some hundred to some thousand rows of features in one sealed, immutable HDF5 file.
 
 A shard is named by the SHA-256 of its bytes and describes itself: attributes ``version``,
-``fingerprint`` (of the recipe) and ``count``; a dataset ``keys`` (N, 32) of uint8, the SHA-256 of
+``fingerprint`` and ``recipe`` (its canonical JSON, of which the fingerprint is the SHA-256; the
+first shards lack it) and ``count``; a dataset ``keys`` (N, 32) of uint8, the SHA-256 of
 each image's bytes; one dataset (N, D) a column, under the column's name. To change the format,
 raise `SHARD_VERSION`, keep reading the old one in `read_shard`, and say so in CHANGELOG.
 """
@@ -9,6 +10,7 @@ raise `SHARD_VERSION`, keep reading the old one in `read_shard`, and say so in C
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,10 +21,21 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank import durable, hdf5
-from featbank.backbones.recipe import Column
-from featbank.errors import BackboneError, BankDamaged, BankVersionError
+from featbank.backbones.recipe import Column, Recipe, canonical_json
+from featbank.errors import BankDamaged, BankError, BankVersionError
+from featbank.regular import NotRegular, open_regular
 
-__all__ = ["SHARD_VERSION", "Shard", "columns_in", "file_digest", "read_shard", "seal_shard"]
+__all__ = [
+    "SHARD_VERSION",
+    "Shard",
+    "check_digest",
+    "columns_in",
+    "copy_shard",
+    "file_digest",
+    "read_recipe",
+    "read_shard",
+    "seal_shard",
+]
 
 SHARD_VERSION = 1
 
@@ -59,19 +72,38 @@ def columns_in(shards: Iterable[Shard]) -> list[Column]:
 
 def file_digest(path: str) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open_regular(path, follow=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_digest(path: str) -> None:
+    """Compare a shard's bytes with the digest that is its name.
+
+    Raises
+    ------
+    BankDamaged
+        They differ, or it is no regular file.
+    """
+    try:
+        digest = file_digest(path)
+    except NotRegular as error:
+        raise BankDamaged(f"{path} {error.strerror}, or run `featbank repair`.") from error
+    if digest != os.path.basename(path).removesuffix(".h5"):
+        raise BankDamaged(
+            f"{path} does not hold the bytes that were sealed; run `featbank repair`, and "
+            "`featbank extract` again to compute its rows anew."
+        )
+
+
 def seal_shard(
-    folder: str, fingerprint: str, keys: npt.NDArray[np.uint8], columns: Mapping[Column, Array]
+    folder: str, recipe: Recipe, keys: npt.NDArray[np.uint8], columns: Mapping[Column, Array]
 ) -> str:
     """Write a shard into the recipe's `folder`, durably; return its path.
 
     Parameters
     ----------
     folder : str
-    fingerprint : str
+    recipe : Recipe
     keys : ndarray of shape (N, 32), uint8
         Without duplicates.
     columns : mapping of Column to ndarray of shape (N, D)
@@ -94,7 +126,8 @@ def seal_shard(
             file,
             description="featbank shard: features of images, found by the SHA-256 of their bytes",
             version=SHARD_VERSION,
-            fingerprint=fingerprint,
+            fingerprint=recipe.fingerprint,
+            recipe=canonical_json(recipe.to_dict()),
             count=len(keys),
         )
         hdf5.put(file, "keys", keys, description="SHA-256 of each image's bytes")
@@ -109,14 +142,33 @@ def seal_shard(
                 dtype=column.dtype,
             )
 
-    data = hdf5.build(fill)
+    return _publish(folder, memoryview(hdf5.build(fill)))
+
+
+def copy_shard(path: str, folder: str) -> str:
+    """Copy a shard as it is into the recipe's `folder`, durably; return its path there.
+
+    Raises
+    ------
+    BankDamaged
+        Its bytes are not those that its name says; nothing was published.
+    OSError
+        It can't be read, or the disk is full or failed.
+    """
+    with open_regular(path, follow=False) as file:
+        data = file.read()
+    if f"{hashlib.sha256(data).hexdigest()}.h5" != os.path.basename(path):
+        raise BankDamaged(f"{path} does not hold the bytes that were sealed; it was not copied.")
+    return _publish(folder, memoryview(data))
+
+
+def _publish(folder: str, data: memoryview) -> str:
+    """Give a shard's bytes their name, the digest, below the recipe's `folder`."""
     digest = hashlib.sha256(data).hexdigest()
     part = os.path.join(folder, digest[:2])
     durable.make_directory(part)
     path = os.path.join(part, f"{digest}.h5")
-    durable.publish_file(path, memoryview(data))
-    # Another process may have made `part` this moment, and not have come to syncing its name.
-    durable.fs.sync_directory(folder)
+    durable.publish_file(path, data)
     return path
 
 
@@ -138,9 +190,35 @@ def read_shard(path: str) -> Shard:
                     f"{path} has format {attributes['version']} and this featbank reads up to "
                     f"{SHARD_VERSION}; install a newer featbank."
                 )
-            return read_rows(file, path, attributes["fingerprint"], attributes["count"])
-        except (KeyError, ValueError, TypeError, AttributeError, BackboneError) as error:
+            fingerprint, count = attributes["fingerprint"], attributes["count"]
+            if not isinstance(fingerprint, str) or not isinstance(count, int):
+                raise TypeError("its fingerprint or count is of another kind")
+            return read_rows(file, path, fingerprint, count)
+        except BankError:
+            raise
+        except Exception as error:  # h5py can raise nearly anything over a stranger's bytes
             raise BankDamaged(f"{path} is not a shard that featbank would write: {error}") from None
+
+
+def read_recipe(path: str) -> Recipe | None:
+    """Return the recipe that a whole shard brings with it, if it does.
+
+    Raises
+    ------
+    BankDamaged
+        It is not the one that the shard's fingerprint is of.
+    """
+    with hdf5.open_inspected(path) as file:
+        attributes = hdf5.read_attributes(file)
+    if "recipe" not in attributes:
+        return None
+    try:
+        recipe = Recipe.from_dict(json.loads(attributes["recipe"]))
+        if recipe.fingerprint == attributes["fingerprint"]:
+            return recipe
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what is no recipe
+        pass
+    raise BankDamaged(f"{path} holds a recipe that does not fit its fingerprint.")
 
 
 def read_rows(group: h5py.Group, path: str, fingerprint: str, count: int) -> Shard:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 
 from featbank import durable
+from featbank.data.index import RACY_NANOSECONDS
+from featbank.regular import open_regular
 
 __all__ = ["Verified"]
 
@@ -36,28 +39,28 @@ class Verified:
         """Call ``check(path)``, which raises if it finds damage, unless the file is known."""
         known = self._load()
         name = os.path.relpath(path, self._folder)
-        info = os.stat(path)
+        try:
+            info = os.stat(path)
+        except OSError:
+            if os.path.islink(path):  # to nothing, or to itself: the check says it better
+                check(path)
+            raise
         signature = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
         if known.get(name) != signature:
+            looked = time.time_ns()
             check(path)
-            known[name] = signature
-            self._fresh = True
+            # One that changed just now may change again within the clock's tick: look again then.
+            if info.st_ctime_ns <= looked - RACY_NANOSECONDS:
+                known[name] = signature
+                self._fresh = True
 
     def save(self) -> None:
         """Keep what was learned, if the bank can be written."""
         if not self._fresh or self._known is None:
             return
         present = {n: s for n, s in self._known.items() if os.path.exists(self._join(n))}
-        temporary = durable.temporary(self._folder)
         with contextlib.suppress(OSError):  # a cache: a read-only bank is read all the same
-            try:
-                with open(temporary, "w", encoding="ascii") as file:
-                    json.dump(present, file)
-                os.replace(temporary, self._path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            durable.write_cache(self._path, json.dumps(present).encode("ascii"))
         self._fresh = False
 
     def _join(self, name: str) -> str:
@@ -68,7 +71,7 @@ class Verified:
             self._known = {}
             with (
                 contextlib.suppress(OSError, ValueError, RecursionError),
-                open(self._path, "rb") as file,
+                open_regular(self._path, follow=False) as file,
             ):
                 known = json.load(file)
                 if isinstance(known, dict):

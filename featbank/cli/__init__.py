@@ -6,16 +6,21 @@ error (one message, no traceback), 2 usage, 130 or 143 interrupted after sealing
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 import featbank
-from featbank.cli.bank import compact, info, verify
+from featbank.cli.bank import info, prune, repair, verify
 from featbank.cli.demo import demo
+from featbank.cli.exchange import compact, export, merge
 from featbank.cli.extract import extract, status
 from featbank.cli.fit import fit, predict
 from featbank.cli.models import models
@@ -32,19 +37,57 @@ class Terminated(KeyboardInterrupt):
 class FeatbankGroup(click.Group):
     """Turns expected errors into one message, and interrupts into their exit status."""
 
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Read the command line, run it, and exit."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **extra)
+        try:
+            with _interrupts():
+                try:
+                    status = super().main(args, prog_name, standalone_mode=False, **extra)
+                except click.Abort as abort:  # what click makes of one that fell outside `invoke`
+                    if isinstance(abort.__cause__, KeyboardInterrupt):
+                        raise abort.__cause__ from None
+                    raise
+        except click.exceptions.Exit as end:
+            status = end.exit_code
+        except click.ClickException as error:
+            error.show()
+            status = error.exit_code
+        sys.exit(status)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (FeatbankError, OSError, MemoryError) as error:
-            click.echo(f"Error: {shown(_message(error))}", err=True)
-            raise click.exceptions.Exit(1) from error
-        except KeyboardInterrupt as interrupt:
-            click.echo("Interrupted.", err=True)
-            status = 143 if isinstance(interrupt, Terminated) else 130
-            raise click.exceptions.Exit(status) from interrupt
+        with _interrupts():
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:
+                raise
+            except (FeatbankError, OSError, MemoryError) as error:
+                click.echo(f"Error: {shown(_message(error))}", err=True)
+                raise click.exceptions.Exit(1) from error
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Turn an interrupt into one line and its exit status."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if signal.getsignal(signal.SIGTERM) is _terminate:
+            # Everything is sealed: one more ends the process at once, with that same status.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+        click.echo("Interrupted.", err=True)
+        status = 143 if isinstance(interrupt, Terminated) else 130
+        raise click.exceptions.Exit(status) from interrupt
 
 
 def _message(error: BaseException) -> str:
@@ -79,15 +122,29 @@ def cli(*, verbose: bool) -> None:
     logging.getLogger("featbank").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-for command in (extract, status, fit, predict, models, info, verify, compact, demo):
+for command in (
+    *(extract, status, fit, predict, models, info, verify, repair, prune),
+    *(compact, merge, export, demo),
+):
     cli.add_command(command)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send an interrupt once more that fell into a destructor, where Python drops it."""
+    interrupt = unraisable.exc_value
+    if not isinstance(interrupt, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def main() -> None:
     """Run the command line."""
-
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = _again
+    signal.signal(signal.SIGTERM, _terminate)
     cli()

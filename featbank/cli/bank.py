@@ -1,4 +1,4 @@
-"""The commands about a bank itself: info, verify, compact."""
+"""The commands about a bank itself: info, verify, repair, prune."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from featbank.cli.options import bank_option, columns_of, json_option, print_json, shown
+from featbank.cli.options import (
+    bank_option,
+    columns_of,
+    json_option,
+    print_json,
+    progress_bar,
+    shown,
+)
 
 
 @click.command()
@@ -28,6 +35,12 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
         click.echo(f"{count} image{'s' * (count != 1)} could not be read", err=True)
         return
     click.echo(f"bank {shown(found.path)}, {found.bytes / 1e6:.1f} MB")
+    if found.unfinished is not None:
+        click.echo(
+            f"an extraction into it has not ended; what that has sealed is in "
+            f"{shown(found.unfinished)}",
+            err=True,
+        )
     click.echo(
         f"{found.images} images, {found.labelled} labelled, {len(found.classes)} classes, "
         f"{len(found.errors)} not readable"
@@ -94,21 +107,74 @@ def verify(*, bank: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("target", required=False)
 @bank_option
 @json_option
-def compact(*, target: str | None, bank: str, as_json: bool) -> None:
-    """Write the bank as one plain HDF5 file, for sharing.
+def repair(*, bank: str, as_json: bool) -> None:
+    """Set damaged files aside and rebuild what can be.
 
-    Its name is TARGET, by default the bank's with .h5 behind it.
+    Damaged files are moved into the bank's folder quarantine, and none is deleted. The index and
+    the descriptions of recipes and sources are rebuilt; no feature is computed. Then `featbank
+    extract` computes what was lost.
     """
-    import os
+    from featbank.bank.repair import repair as mend
 
-    from featbank.bank.bank import Bank
-    from featbank.bank.maintenance import compact as pack
-
-    path = pack(Bank(bank), target)
+    with progress_bar("hashing", "img") as progress:
+        done = mend(bank, progress=progress)
     if as_json:
-        print_json({"path": path, "bytes": os.path.getsize(path)})
-    else:
-        click.echo(f"{shown(path)}, {os.path.getsize(path) / 1e6:.1f} MB")
+        print_json(
+            {
+                "quarantined": list(done.quarantined),
+                "index": done.index,
+                "images": done.images,
+                "to_compute": list(done.to_compute),
+                "recipes": done.recipes,
+                "notes": list(done.notes),
+            }
+        )
+        return
+    n = len(done.quarantined)
+    click.echo(f"{n} damaged file{'s' * (n != 1)} set aside")
+    for path in done.quarantined:
+        click.echo(f"  {shown(path)}")
+    click.echo(f"index {done.index}, {done.images} images")
+    n = len(done.to_compute)
+    again = "; run `featbank extract` again" if n else ""
+    click.echo(f"{n} image{'s' * (n != 1)} to be computed{again}")
+    for name, count in done.recipes.items():
+        click.echo(f"  {name}: {count}")
+    for note in done.notes:
+        click.echo(shown(note), err=True)
+
+
+@click.command()
+@bank_option
+@click.option(
+    "--recipe", "recipes", multiple=True, metavar="NAME", help="Remove this recipe, and only that."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+def prune(*, bank: str, recipes: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Remove features that nothing needs.
+
+    Those of images that no source of the bank has any more (what predict and estimators added for
+    other images goes too, and is computed again when it is wanted), rows that are there twice,
+    and recipes without rows. With --recipe these recipes instead, whole.
+    """
+    from featbank.bank.prune import prune as remove
+
+    done = remove(bank, recipes, dry_run=dry_run)
+    if as_json:
+        print_json(
+            {
+                "recipes": list(done.recipes),
+                "rows": done.rows,
+                "shards": done.shards,
+                "bytes": done.bytes,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    word = "would go" if dry_run else "removed"
+    click.echo(f"{done.rows} rows {word}, {done.bytes / 1e6:.1f} MB")
+    for name in done.recipes:
+        click.echo(f"  recipe {shown(name)}: nothing left of it")

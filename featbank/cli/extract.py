@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,7 +78,7 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
             if isinstance(found, workflow.ExtractionResult):
                 click.echo(
                     f"\n{found.computed} images computed and sealed, {found.remaining} remain; "
-                    "run the same command again to go on.",
+                    f"run the same command again to go on{_until_then(bank, found)}.",
                     err=True,
                 )
             raise
@@ -97,6 +98,13 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
         )
     else:
         _say(result)
+
+
+def _until_then(bank: str, found: ExtractionResult) -> str:
+    """Say where sealed features of an interrupted run lie, if it is not the bank itself."""
+    if os.path.abspath(bank) == found.bank.path:
+        return ""
+    return f" (until then they lie in {shown(found.bank.path)})"
 
 
 def _say(result: ExtractionResult) -> None:
@@ -148,9 +156,10 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
             if len(paths) > FEW:
                 click.echo(f"  and {len(paths) - FEW} more (--json lists all)")
     if found.recipe_differs:
+        other = "backbone" in found.recipe_differs
         click.echo(
-            "the bank has this backbone with another recipe, which differs in: "
-            + ", ".join(found.recipe_differs)
+            f"the bank has {'another backbone' if other else 'this backbone'} with another recipe, "
+            "which differs in: " + ", ".join(found.recipe_differs)
         )
     if found.missing_columns and not found.recipe_differs:
         click.echo("columns to compute: " + ", ".join(found.missing_columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -156,8 +157,12 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None] | 
         yield update
 
 
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, not bytes of a name
+
+
 def readable(text: str) -> str:
     """Return a name as text that every program reads: bytes that are no text escaped."""
+    text = _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -22,7 +22,13 @@ from typing import Any
 # Registered here, so that Pillow need not import all its plugins to find these two.
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from featbank.data.complete import check_png, check_tiles, without_end_marker
+from featbank.data.complete import (
+    check_directory,
+    check_jpeg,
+    check_png,
+    check_tiles,
+    without_end_marker,
+)
 from featbank.data.modes import raw_mode, to_rgb
 from featbank.errors import ImageError
 
@@ -79,7 +85,7 @@ class DecodePolicy:
         What shows through where an image is transparent, 0..255.
     """
 
-    version: int = 1
+    version: int = 2
     exif: bool = True
     background: tuple[int, int, int] = (255, 255, 255)
 
@@ -159,10 +165,12 @@ def decode(
         with _quiet():
             image = _open(data, limits)
             raw = raw_mode(image)  # known until the pixels are loaded
-            check_tiles(image)
+            check_tiles(data, image)
             image.load()
             if image.format == "PNG":
                 check_png(data, image)
+            elif image.format in ("JPEG", "MPO"):
+                check_jpeg(data, image)
             rgb = to_rgb(image, data, raw=raw, background=policy.background)
             return _upright(rgb, image) if policy.exif else rgb
     except ImageError:
@@ -267,6 +275,7 @@ def _unknown(data: bytes) -> str:
 
 def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
     """Open the image and hold its header against the limits; no pixel is decoded."""
+    check_directory(data)
     jpeg = data.startswith(b"\xff\xd8")
     image = Image.open(io.BytesIO(without_end_marker(data) if jpeg else data), formats=FORMATS)
     width, height = image.size

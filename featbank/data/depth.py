@@ -18,6 +18,7 @@ A constant image has no contrast to keep: it comes out as the grey of its value 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ __all__ = ["to_8bit"]
 
 OUTLIERS = 10_000
 """One sample in so many is left aside at either end."""
+
+_PART = 1 << 20  # samples that are mapped at a time
 
 
 def to_8bit(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -53,24 +56,65 @@ def to_8bit(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def _mapped(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     integers = samples.dtype.kind in "iu"
-    finite = samples.ravel() if integers else samples[np.isfinite(samples)]
+    few_values = integers and samples.dtype.itemsize <= 2
+    limits = _range_of_few(samples) if few_values else _range(samples)
+    eight = np.zeros(samples.shape, np.uint8)
+    if limits is None:
+        return eight
+    low, high = limits
+    if low == high:
+        low, high = 0.0, 65535.0 if integers else 1.0
+    kind = np.iinfo(samples.dtype) if few_values else None
+    if kind is not None:
+        # All values there can be, mapped once: 30 times fewer divisions than pixels.
+        table = _stretch(np.arange(kind.min, kind.max + 1, dtype=np.float64), low, high)
+    for part in _parts(samples):
+        if kind is not None:
+            eight[part] = table[samples[part].astype(np.intp) - kind.min]
+        else:
+            eight[part] = _stretch(samples[part].astype(np.float64), low, high)
+    return eight
+
+
+def _parts(samples: npt.NDArray[Any]) -> Iterator[slice]:
+    """Cut an array along its first axis: what is computed of a part takes eight times its room."""
+    each = max(1, _PART * len(samples) // samples.size)
+    return (slice(start, start + each) for start in range(0, len(samples), each))
+
+
+def _range_of_few(samples: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return what is mapped to 0 and to 255, by counting each of at most 65,536 values."""
+    least = int(np.iinfo(samples.dtype).min)
+    counts = np.zeros(1 << 8 * samples.dtype.itemsize, np.int64)
+    for part in _parts(samples):
+        values = samples[part].ravel().astype(np.intp) - least
+        counts += np.bincount(values, minlength=len(counts))
+    upto, aside = np.cumsum(counts), samples.size // OUTLIERS
+    low = np.searchsorted(upto, aside, side="right")
+    high = np.searchsorted(upto, samples.size - 1 - aside, side="right")
+    if low == high:  # nearly everything is one value: what differs is the whole contrast
+        low, high = np.flatnonzero(counts)[[0, -1]]
+    return float(low + least), float(high + least)
+
+
+def _range(samples: npt.NDArray[Any]) -> tuple[float, float] | None:
+    """Return what is mapped to 0 and to 255; None where no sample is finite."""
+    if samples.dtype.kind in "iu":
+        finite = samples.ravel()
+    else:
+        there = np.isfinite(samples)
+        finite = samples.ravel() if there.all() else samples[there]
     if finite.size == 0:
-        return np.zeros(samples.shape, dtype=np.uint8)
+        return None
     aside = finite.size // OUTLIERS
+    if not aside:
+        return float(finite.min()), float(finite.max())
     # Order statistics, not interpolated quantiles: the same bits on every machine.
     ordered = np.partition(finite, (aside, finite.size - 1 - aside))
     low, high = float(ordered[aside]), float(ordered[finite.size - 1 - aside])
     if low == high:  # nearly everything is one value: what differs is the whole contrast
         low, high = float(finite.min()), float(finite.max())
-    if low == high:
-        low, high = 0.0, 65535.0 if integers else 1.0
-    if integers and samples.dtype.itemsize <= 2:
-        # All values there can be, mapped once: 30 times fewer divisions than pixels.
-        kind = np.iinfo(samples.dtype)
-        table = _stretch(np.arange(kind.min, kind.max + 1, dtype=np.float64), low, high)
-        eight: npt.NDArray[np.uint8] = table[samples.astype(np.int64) - kind.min]
-        return eight
-    return _stretch(samples.astype(np.float64), low, high)
+    return low, high
 
 
 def _stretch(samples: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.uint8]:

@@ -216,6 +216,29 @@ class IndexedSource:
             fresh, failure=carried(self.failure), failure_under=carried(self.failure_under)
         )
 
+    def completed_by(self, other: IndexedSource | None) -> IndexedSource:
+        """Return this with what another look at the same files has taught, where it says nothing.
+
+        Two processes that read one source at the same time so keep what either has found out.
+        """
+        if other is None:
+            return self
+        theirs = other.carried_to(self.root, self.listing)
+        taken = (theirs.known | theirs.failed) & ~(self.known | self.failed)
+        if not taken.any():
+            return self
+        rows = np.flatnonzero(taken).tolist()
+        scanned = np.where(taken, theirs.listing.scanned, self.listing.scanned)
+        under = {row: theirs.failure_under[row] for row in rows}
+        return dataclasses.replace(
+            self,
+            listing=dataclasses.replace(self.listing, scanned=scanned),
+            digest=np.where(taken[:, None], theirs.digest, self.digest),
+            known=np.where(taken, theirs.known, self.known),
+            failure=self.failure.replaced({row: theirs.failure[row] for row in rows}),
+            failure_under=self.failure_under.replaced(under),
+        )
+
 
 @dataclass(frozen=True)
 class Index:

@@ -79,9 +79,14 @@ def read_index(group: h5py.Group) -> Index:
         sources = [_read_source(group[name]) for name in sorted(group)]
     except BankError:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+    except (
+        LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError, RuntimeError,
+    ) as error:  # fmt: skip
         raise BankDamaged(f"the index is not as featbank writes it: {error}") from error
-    return Index({source.name: source for source in sources})
+    index = Index({source.name: source for source in sources})
+    if len(index.sources) < len(sources):
+        raise BankDamaged("the index names a source twice.")
+    return index
 
 
 def _read_source(part: h5py.Group) -> IndexedSource:
@@ -94,17 +99,20 @@ def _read_source(part: h5py.Group) -> IndexedSource:
             raise BankDamaged(f"the index's {name} does not fit its {n} names.")
         return np.asarray(array)
 
-    extra = {os.fsdecode(part["extra"][k].attrs["title"]): k for k in sorted(part["extra"])}
+    extra = {
+        os.fsdecode(hdf5.read_bytes(part["extra"][k], "title")): k for k in sorted(part["extra"])
+    }
     columns: dict[str, Any] = {name: number(name) for name in _NUMBERS}
     columns |= {name: _get_text(part, name, n) for name in _TEXTS}
     columns["extra"] = {title: _get_text(part["extra"], key, n) for title, key in extra.items()}
     listing = Listing(names=names, **columns)
     digest, known = part["digest"][:], part["known"][:]
-    if digest.shape != (n, 32) or digest.dtype != np.uint8 or known.shape != (n,):
+    flags = known.shape == (n,) and known.dtype == np.uint8 and bool((known <= 1).all())
+    if digest.shape != (n, 32) or digest.dtype != np.uint8 or not flags:
         raise BankDamaged(f"the index's digests do not fit its {n} names.")
     return IndexedSource(
-        os.fsdecode(part.attrs["name"]),
-        bytes(part.attrs["root"]),
+        os.fsdecode(hdf5.read_bytes(part, "name")),
+        hdf5.read_bytes(part, "root"),
         listing,
         digest,
         known.astype(np.bool_),
@@ -121,9 +129,11 @@ def _put_strings(group: h5py.Group, name: str, values: list[bytes], description:
 
 
 def _get_strings(group: h5py.Group, name: str) -> list[bytes]:
-    blob = group[f"{name}_bytes"][:].tobytes()
-    ends = group[f"{name}_ends"][:]
-    if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != len(blob):
+    joined, ends = group[f"{name}_bytes"][:], group[f"{name}_ends"][:]
+    if joined.dtype != np.uint8 or joined.ndim != 1 or ends.dtype != np.int64 or ends.ndim != 1:
+        raise BankDamaged(f"the index's {name} has another type.")
+    blob = joined.tobytes()
+    if not len(ends) or ends[0] != 0 or ends[-1] != len(blob):
         raise BankDamaged(f"the index's {name} is cut off.")
     if (np.diff(ends) < 0).any():
         raise BankDamaged(f"the index's {name} is out of order.")

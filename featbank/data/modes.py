@@ -39,17 +39,26 @@ _LOW_BYTES = {
     for mode in ("RGB", "RGBA", "RGBX")
     for order, other in ("BL", "LB", "NB")
 } | {"LA;16B": "RGBA"}  # its four bytes a pixel, one in each channel
+_DEEP_PPM = "PPM;16"  # not Pillow's: its own decoder cuts such samples to 8 bits
 
 
 def raw_mode(image: Image.Image) -> str:
     """Return how the samples lie in the file of an image that is open and not loaded yet.
 
-    The word is Pillow's, such as ``"RGB;16B"``; empty where it has none.
+    The word is Pillow's, such as ``"RGB;16B"``; empty where it has none. ``"PPM;16"`` is a PPM in
+    colour with samples of more than 8 bits.
     """
     tile = next(iter(getattr(image, "tile", ())), None)
     args = getattr(tile, "args", "")
+    if image.format == "PPM" and image.mode == "RGB" and _maximum(args) > 255:
+        return _DEEP_PPM
     raw = args if isinstance(args, str) else next(iter(args or ()), "")
     return raw if isinstance(raw, str) else ""
+
+
+def _maximum(args: Any) -> int:
+    """Return the largest sample that a PPM announces."""
+    return args[1] if isinstance(args, tuple) and len(args) == 2 else 255
 
 
 def to_rgb(
@@ -70,6 +79,8 @@ def to_rgb(
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey(image, background)
+    if raw == _DEEP_PPM:
+        return Image.fromarray(to_8bit(_ppm_samples(data)))
     if raw in _LOW_BYTES:
         image = _deep_colour(image, data, raw)
     if image.mode == "LAB":
@@ -118,7 +129,10 @@ def _deep_colour(image: Image.Image, data: bytes, raw: str) -> Image.Image:
     if raw == "LA;16B":
         samples = low[..., 0].astype(np.uint16) << 8 | low[..., 1]
         return Image.merge("LA", [Image.fromarray(to_8bit(samples)), image.getchannel("A")])
-    samples = np.asarray(image).astype(np.uint16) << 8 | low
+    samples = np.asarray(image).astype(np.uint16)
+    samples <<= 8  # in place: these are the largest arrays of all
+    samples |= low
+    del low
     colour = Image.fromarray(to_8bit(samples[..., :3]))
     clear = image.info.get("transparency")
     if image.mode == "RGBA":
@@ -126,6 +140,21 @@ def _deep_colour(image: Image.Image, data: bytes, raw: str) -> Image.Image:
     elif isinstance(clear, tuple):
         colour.putalpha(_mask((samples != clear).any(axis=-1)))
     return colour
+
+
+def _ppm_samples(data: bytes) -> npt.NDArray[np.uint16]:
+    """Return the samples of a PPM in colour, scaled to 16 bits."""
+    image: Any = Image.open(io.BytesIO(data), formats=("PPM",))
+    width, height = image.size
+    (tile,) = image.tile
+    maximum = _maximum(tile.args)
+    if tile.codec_name == "ppm_plain":  # as if grey, three times as wide: so all 16 bits are kept
+        image._mode, image._size = "I", (3 * width, height)
+        image.tile = [tile._replace(extents=(0, 0, *image.size), args=("I", maximum))]
+        return np.asarray(image).astype(np.uint16).reshape(height, width, 3)
+    samples = np.frombuffer(data, ">u2", 3 * width * height, tile.offset).astype(np.uint32)
+    scaled = (np.minimum(samples, maximum) * 65535 + maximum // 2) // maximum
+    return scaled.astype(np.uint16).reshape(height, width, 3)
 
 
 def _decode_as(data: bytes, kind: str, raw: str) -> Image.Image:

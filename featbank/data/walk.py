@@ -13,7 +13,7 @@ import numpy as np
 
 from featbank.data.index import Listing, Text
 
-__all__ = ["EXTENSIONS", "FileStats", "is_image_name", "shown", "walk"]
+__all__ = ["EXTENSIONS", "FileStats", "is_image_name", "numbers_of", "shown", "walk"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,13 @@ def shown(path: str | bytes) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def numbers_of(state: os.stat_result) -> tuple[int, int, int, int]:
+    """Return size, mtime, ctime and inode, each of which fits 64 bits with a sign."""
+    # Some file systems number inodes beyond 2**63: only equality matters.
+    inode = (state.st_ino & 0xFFFF_FFFF_FFFF_FFFF) - (state.st_ino >> 63 << 64)
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, inode
+
+
 @dataclass(frozen=True)
 class FileStats:
     """Five columns of ``stat``, filled a file at a time; see `Listing` for what they mean."""
@@ -43,12 +50,7 @@ class FileStats:
 
     def add(self, state: os.stat_result | None, scanned: int) -> None:
         """Append one file's state; None for a file that is not there: size -1, times 0."""
-        if state is None:
-            row = (-1, 0, 0, 0)
-        else:
-            # Some file systems number inodes beyond 2**63: only equality matters.
-            inode = (state.st_ino & 0xFFFF_FFFF_FFFF_FFFF) - (state.st_ino >> 63 << 64)
-            row = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, inode)
+        row = (-1, 0, 0, 0) if state is None else numbers_of(state)
         self.size.append(row[0])
         self.mtime.append(row[1])
         self.ctime.append(row[2])

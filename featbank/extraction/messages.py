@@ -14,6 +14,7 @@ from PIL import Image
 
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.data.decode import DecodeLimits, DecodePolicy, decode
+from featbank.data.digests import Stat
 
 __all__ = [
     "Began",
@@ -26,15 +27,11 @@ __all__ = [
     "Network",
     "Reading",
     "Sealed",
-    "Stat",
     "Stop",
     "Task",
     "TaskSpec",
     "WorkerSpec",
 ]
-
-Stat = tuple[int, int, int, int, int]
-"""Size, mtime, ctime, inode of a file and when they were taken; nanoseconds."""
 
 
 class Network(Protocol):

@@ -74,7 +74,7 @@ def plan_source(
         source.failure_under.codes,
         [i for i, word in enumerate(source.failure_under.vocabulary) if word in causes],
     )
-    failed = source.failed & same_cause & (not retry_failed)
+    failed = source.failed & same_cause & (not retry_failed) & (not paranoid)
     unknown = ~known & ~failed
     compute = known & lacking & ~failed
     return SourcePlan(

@@ -40,6 +40,7 @@ from featbank.extraction.messages import (
 from featbank.extraction.pool import Died, Pool, Watch, Worker
 from featbank.extraction.sealing import BankStore, Sealer, Store
 from featbank.extraction.task import NOT_FINITE, BatchOutcome, TaskRunner, embed_batch
+from featbank.interrupts import held_back
 
 __all__ = ["Settings", "available_cores", "run"]
 
@@ -140,7 +141,8 @@ def run(
     try:
         _work(job, len(paths), loader, store, settings)
     except KeyboardInterrupt:
-        claims.reconcile([store.rows(column) for column in columns])
+        with held_back():
+            claims.reconcile([store.rows(column) for column in columns])
         raise
 
 
@@ -280,8 +282,11 @@ class _Run:
         try:
             while self.more:
                 runner.run(self.next_task())
-        finally:
             runner.finish()
+        except BaseException:
+            with held_back():
+                runner.finish()
+            raise
 
     # Workers that decode, embed and seal
 
@@ -312,7 +317,8 @@ class _Run:
             self._wind_down(pool)
             raise
         finally:
-            pool.kill()
+            with held_back():
+                pool.kill()
 
     def _from_worker(self, pool: Pool, worker: Worker, event: Any) -> None:
         if isinstance(event, list):
@@ -372,6 +378,10 @@ class _Run:
                 keys = [self.claims.digest[item].tobytes() for item in good]
                 self.handle(Sealed(tuple(sealer.add(good, keys, outcome.features))))
 
+        def finish() -> None:
+            pool.kill()
+            self.handle(Sealed(tuple(sealer.rest())))
+
         with ThreadPoolExecutor(1, thread_name_prefix="featbank-network") as network:
             try:
                 while self.more or any(w.busy for w in pool.workers):
@@ -400,16 +410,18 @@ class _Run:
                     launch(everything=False)
                 launch(everything=True)
                 collect(wait=True)
+                finish()
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt | ImageError):  # keep what is finished
-                    self.settings = dataclasses.replace(self.settings, raise_on_error=False)
-                    collect(wait=False)
-                for _, _, future in running:
-                    future.cancel()
+                with held_back():
+                    try:
+                        if isinstance(error, KeyboardInterrupt | ImageError):
+                            self.settings = dataclasses.replace(self.settings, raise_on_error=False)
+                            collect(wait=False)  # keep what is finished
+                    finally:
+                        for _, _, future in running:
+                            future.cancel()
+                        finish()
                 raise
-            finally:
-                pool.kill()
-                self.handle(Sealed(tuple(sealer.rest())))
 
     def _embed(
         self, items: Sequence[int], arrays: list[Any], columns: list[Column]

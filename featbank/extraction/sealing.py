@@ -17,6 +17,7 @@ from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard
 from featbank.errors import ExtractionError, FeatbankError
 from featbank.hdf5 import Place
+from featbank.interrupts import held_back
 
 __all__ = ["BankStore", "MemoryStore", "Sealer", "Store", "writing"]
 
@@ -101,6 +102,8 @@ def writing() -> Iterator[None]:
 class Sealer:
     """Gathers rows and seals them after `rows` of them or `seconds`.
 
+    An interrupt waits until what was taken is in its place, and what is sealed is sealed.
+
     Parameters
     ----------
     store : Store
@@ -126,10 +129,11 @@ class Sealer:
         if not self._parts:
             self._since = time.monotonic()
         columns = tuple(sorted(features))
-        part = self._parts.setdefault(columns, [])
-        part.append((list(items), list(keys), dict(features)))
-        if sum(len(block[0]) for block in part) >= self._rows:
-            return self._seal(columns)
+        with held_back():
+            part = self._parts.setdefault(columns, [])
+            part.append((list(items), list(keys), dict(features)))
+            if sum(len(block[0]) for block in part) >= self._rows:
+                return self._seal(columns)
         return []
 
     def due(self) -> list[int]:
@@ -139,7 +143,8 @@ class Sealer:
 
     def rest(self) -> list[int]:
         """Seal everything; return the images whose rows this has made durable."""
-        return [item for columns in list(self._parts) for item in self._seal(columns)]
+        with held_back():
+            return [item for columns in list(self._parts) for item in self._seal(columns)]
 
     def _seal(self, columns: tuple[Column, ...]) -> list[int]:
         part = self._parts.pop(columns)

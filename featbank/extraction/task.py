@@ -8,8 +8,6 @@ seals them itself or hands the decoded images on to whoever runs the network.
 from __future__ import annotations
 
 import hashlib
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featbank.backbones.recipe import Column
-from featbank.data.decode import DecodeLimits, read_bytes, unreadable
+from featbank.data.digests import read_file
 from featbank.errors import ImageError
 from featbank.extraction.messages import (
     Began,
@@ -30,7 +28,6 @@ from featbank.extraction.messages import (
     Network,
     Reading,
     Sealed,
-    Stat,
     Task,
     TaskSpec,
 )
@@ -39,32 +36,8 @@ from featbank.extraction.sealing import Sealer
 __all__ = ["BatchOutcome", "TaskRunner", "embed_batch"]
 
 
-def read_file(path: bytes, limits: DecodeLimits) -> tuple[bytes, Stat]:
-    """Read a file's bytes with the ``stat`` that belongs to them.
-
-    Raises
-    ------
-    ImageError
-        It can't be read, or changed meanwhile.
-    """
-    before = _stat(path)
-    data = read_bytes(path, limits)
-    if _stat(path)[:4] != before[:4]:
-        raise ImageError("it changed while it was read; run again when nothing writes to it.")
-    return data, before
-
-
 def _reason(error: ImageError | MemoryError) -> str:
     return str(error) if isinstance(error, ImageError) else "it takes more memory than there is."
-
-
-def _stat(path: bytes) -> Stat:
-    scanned = time.time_ns()
-    try:
-        info = os.stat(path)
-    except OSError as error:
-        raise ImageError(unreadable(error)) from error
-    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, scanned
 
 
 class TaskRunner:

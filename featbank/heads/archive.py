@@ -5,8 +5,8 @@ It is a ZIP archive that ``skops.io.load`` reads too: a dict of ``"featbank"``, 
 digest's own characters as zeros. No entry is compressed.
 
 The digest tells damage from what was written, not a friend from a stranger. So an archive is
-looked through before anything is built of it: its size, its arrays' headers, its types. And what
-scikit-learn hands to compiled code unchecked is checked here.
+looked through before anything is built of it: its size, its arrays' headers, its types. What was
+built is looked through before it is used (`featbank.heads.soundness`), and predicts once.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from featbank.errors import ClassifierError, UntrustedTypeError
+from featbank.heads.outputs import outputs
+from featbank.heads.soundness import complaint
 
-__all__ = ["TRUSTED_TYPES", "dump_head", "load_head"]
+__all__ = ["TRUSTED_TYPES", "check_end", "dump_head", "load_head"]
 
 TRUSTED_TYPES = (
     "featbank.heads.mlp.MLPHead",
@@ -59,6 +60,11 @@ _PLAIN_LOADERS = {
     "CachedNode", "DictNode", "JsonNode", "ListNode", "NdArrayNode", "ObjectNode", "TupleNode",
     "TypeNode",
 }  # fmt: skip
+_TYPES_AS_VALUES = {f"builtins.{name}" for name in ("bool", "float", "int", "str")}
+_MAX_SCHEMA = 1 << 24  # bytes: what is no array; ours have some tens of thousands
+_MAX_WORDS = 200  # characters of another library's error in a message
+_MAX_NAMES, _MAX_NAME = 20, 100  # in a message: untrusted types, and characters of each
+_MAX_NODES = 100_000  # an MLP has two for each epoch that it was trained
 
 _MARK = b"featbank-sha256:"
 _COMMENT = re.compile(_MARK + rb"([0-9a-f]{64})\Z")
@@ -120,12 +126,34 @@ def load_head(
     text, head = content.get("featbank"), content.get("head")
     if not isinstance(text, str) or not hasattr(head, "predict"):
         raise ClassifierError(f"{where!r} holds no fitted head with its description.")
-    for part in _parts(head):
-        if not _is_sound(part):
-            raise ClassifierError(
-                f"{where!r} holds a {type(part).__name__} that contradicts itself."
-            )
+    if reason := complaint(head, trust):
+        raise ClassifierError(f"{where!r} is refused: {reason}.")
+    _try_out(head, len(data), where, trust)
     return text, head, notes
+
+
+def _try_out(head: Any, size: int, where: str, trust: tuple[str, ...]) -> None:
+    """Let the head predict one row of zeros: what does not fit together fails here."""
+    width = getattr(head, "n_features_in_", None)
+    if width is None and trust:  # it need not say what it takes
+        return
+    try:
+        if not isinstance(width, int | np.integer) or not 0 < width <= size:
+            raise ValueError(f"it takes {width} features")
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            told = outputs(head, np.zeros((1, int(width)), np.float32))
+        if not 0 <= told.codes[0] < len(head.classes_):
+            raise ValueError("it predicts none of its classes")
+    except Exception as error:  # a hostile head can raise nearly anything
+        raise ClassifierError(
+            f"{where!r} is refused: its head can't predict ({_words(error)})."
+        ) from error
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says, without its full stop, in a length fit for a message."""
+    return " ".join(str(error).split())[:_MAX_WORDS].rstrip(".") or type(error).__name__
 
 
 def _signed(data: bytes) -> bytes:
@@ -136,16 +164,33 @@ def _signed(data: bytes) -> bytes:
     return blank[:-64] + hashlib.sha256(blank).hexdigest().encode()
 
 
-def _check_digest(data: bytes, where: str) -> None:
-    found = _COMMENT.search(data[-len(_MARK) - 64 :])
+def check_end(file: BinaryIO, where: str) -> None:
+    """Refuse a file that does not end as a classifier does, before it is read whole.
+
+    Raises
+    ------
+    ClassifierError
+    """
+    file.seek(max(0, file.seek(0, io.SEEK_END) - len(_MARK) - 64))
+    _digest_in(file.read(), where)
+    file.seek(0)
+
+
+def _digest_in(end: bytes, where: str) -> bytes:
+    found = _COMMENT.search(end)
     if found is None:
         raise ClassifierError(
             f"{where!r} is no classifier file of featbank, or its end is missing; copy it again "
             "from where it was made."
         )
+    return found[1]
+
+
+def _check_digest(data: bytes, where: str) -> None:
+    found = _digest_in(data[-len(_MARK) - 64 :], where)
     digest = hashlib.sha256(data[:-64])
     digest.update(b"0" * 64)
-    if digest.hexdigest().encode() != found[1]:
+    if digest.hexdigest().encode() != found:
         raise ClassifierError(
             f"{where!r} is damaged: its bytes are not those that were written; copy it again from "
             "where it was made."
@@ -159,7 +204,8 @@ def _check_archive(data: bytes, where: str) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             names = {entry.filename for entry in entries}
-            if len(names) < len(entries) or any(e.compress_type for e in entries):
+            plain = not any(e.compress_type or e.flag_bits & 1 for e in entries)  # 1: encrypted
+            if len(names) < len(entries) or not plain:
                 raise ClassifierError(refused + "its entries are not as featbank writes them.")
             if sum(entry.file_size for entry in entries) > len(data):
                 raise ClassifierError(refused + "it declares more than its size can hold.")
@@ -167,10 +213,12 @@ def _check_archive(data: bytes, where: str) -> None:
                 if entry.filename.endswith(".npy"):
                     with archive.open(entry) as file:
                         _check_array(file, entry.file_size, refused + entry.filename)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        if isinstance(error, ClassifierError):
-            raise
-        raise ClassifierError(refused + f"{error}.") from error
+                elif entry.file_size > _MAX_SCHEMA:
+                    raise ClassifierError(f"{refused}{entry.filename} is too large.")
+    except ClassifierError:
+        raise
+    except Exception as error:  # a hostile file can raise nearly anything inside zipfile and NumPy
+        raise ClassifierError(refused + f"{_words(error)}.") from error
 
 
 def _check_array(file: Any, size: int, refused: str) -> None:
@@ -186,7 +234,9 @@ def _check_array(file: Any, size: int, refused: str) -> None:
     declared = dtype.itemsize
     for length in shape:
         declared *= int(length)
-    if dtype.hasobject or any(length < 0 for length in shape) or declared != size - file.tell():
+    # An item of no bytes would let a file declare any number of them.
+    plain = not dtype.hasobject and dtype.itemsize and all(length >= 0 for length in shape)
+    if not plain or declared != size - file.tell():
         raise ClassifierError(f"{refused} holds other than it declares.")
 
 
@@ -194,10 +244,13 @@ def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> None:
     """Refuse by name every type that is neither on the list nor trusted by the caller."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            schema = json.loads(archive.read("schema.json"))
-    except (KeyError, ValueError, RecursionError) as error:
+            text = archive.read("schema.json")
+        if text.count(b"{") + text.count(b"[") > _MAX_NODES:
+            raise ValueError("it is too large")
+        schema = json.loads(text)
+    except Exception as error:  # as above
         raise ClassifierError(
-            f"{where!r} can't be read as a classifier: it has no schema of skops ({error})."
+            f"{where!r} can't be read as a classifier: it has no schema of skops ({_words(error)})."
         ) from error
     unknown = set()
     waiting = [schema]
@@ -206,8 +259,10 @@ def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> None:
         if isinstance(node, dict):
             if "__class__" in node or "__loader__" in node:
                 name = f"{node.get('__module__')}.{node.get('__class__')}"
-                known = name in _PLAIN_TYPES or name in TRUSTED_TYPES
-                if name not in trust and not (known and node.get("__loader__") in _PLAIN_LOADERS):
+                loader = str(node.get("__loader__"))
+                built = name in _PLAIN_TYPES or name in TRUSTED_TYPES
+                known = name in _TYPES_AS_VALUES if loader == "TypeNode" else built
+                if name not in trust and not (known and loader in _PLAIN_LOADERS):
                     unknown.add(name)
             waiting += node.values()
         elif isinstance(node, list):
@@ -217,6 +272,7 @@ def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> None:
 
 
 def _untrusted(names: list[str], where: str) -> UntrustedTypeError:
+    names = [name[:_MAX_NAME] for name in names[:_MAX_NAMES]]
     asked = " ".join(f"--trust {name}" for name in names)
     return UntrustedTypeError(
         f"{where!r} holds {', '.join(names)}, which featbank doesn't trust by itself; if you know "
@@ -240,45 +296,10 @@ def _constructed(
             raise _untrusted(names, where) from error
         except Exception as error:  # whatever skops meets in a file that no featbank wrote
             raise ClassifierError(
-                f"{where!r} can't be read as a classifier: {type(error).__name__}: {error}."
+                f"{where!r} can't be read as a classifier: {type(error).__name__}: {_words(error)}."
             ) from error
     if not isinstance(content, dict):
         raise ClassifierError(f"{where!r} holds no fitted head with its description.")
     # scikit-learn warns of each step whose version differs; the classifier says it once.
     others = [w for w in caught if w.category.__name__ != "InconsistentVersionWarning"]
     return content, list(dict.fromkeys(str(w.message).splitlines()[0] for w in others))
-
-
-def _parts(head: Any) -> Iterator[Any]:
-    """Walk through an estimator and those inside it."""
-    yield head
-    inner = [step for _, step in getattr(head, "steps", ())]
-    inner += [c.estimator for c in getattr(head, "calibrated_classifiers_", ())]
-    for part in inner:
-        yield from _parts(part)
-
-
-def _is_sound(part: Any) -> bool:
-    """Tell whether arrays that compiled code indexes without a check agree with one another."""
-    try:
-        k = len(part.classes_) if hasattr(part, "classes_") else 0
-        if type(part).__name__ == "SVC":
-            n = len(part.support_vectors_)
-            counts = part._n_support
-            pairs = k * (k - 1) // 2
-            return bool(
-                counts.shape == (k,)
-                and np.all(counts >= 0)
-                and counts.sum() == n
-                and part.support_.shape == (n,)
-                and part._dual_coef_.shape == (k - 1, n)
-                and part._intercept_.shape == (pairs,)
-                and part._probA.shape in ((0,), (pairs,))
-                and part._probA.shape == part._probB.shape
-            )
-        if type(part).__name__ == "KNeighborsClassifier":
-            y = part._y
-            return bool(y.shape == (len(part._fit_X),) and np.all((y >= 0) & (y < k)))
-    except (AttributeError, TypeError, ValueError):
-        return False
-    return True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +15,19 @@ from PIL import Image
 
 from featbank import durable
 from featbank.backbones.recipe import Column, Recipe
+from featbank.bank import packed
 from featbank.bank.bank import Bank
+from featbank.bank.layered import check_target, extending
 from featbank.bank.rows import Rows
 from featbank.data.decode import unreadable
+from featbank.data.digests import read_file
 from featbank.data.index import RACY_NANOSECONDS
 from featbank.data.modes import to_rgb
 from featbank.errors import DataError, ImageError
 from featbank.extraction.claims import COMPUTED, REUSED, Claims
 from featbank.extraction.run import Settings, run
-from featbank.extraction.sealing import BankStore, MemoryStore, Sealer, Store
-from featbank.extraction.task import NOT_FINITE, embed_batch, read_file
+from featbank.extraction.sealing import BankStore, MemoryStore, Sealer, Store, writing
+from featbank.extraction.task import NOT_FINITE, embed_batch
 from featbank.workflows.extract import Model, on_device, provenance
 
 __all__ = ["Embedded", "embed_images", "embed_paths"]
@@ -77,8 +80,8 @@ def embed_paths(
         Joined side by side.
     bank : path, optional
         Features are looked up there and added; its index stays as it is. Processes that would
-        compute the same recipe at the same time wait for one another. A packed bank is only
-        looked into.
+        compute the same recipe at the same time wait for one another. A packed file is replaced by
+        a new one when something was added, or only looked into where it can't be written.
     settings : Settings, optional
     progress : callable, optional
 
@@ -88,42 +91,44 @@ def embed_paths(
     """
     settings = settings or Settings()
     names = [os.path.abspath(os.fsencode(path)) for path in paths]
-    store, lock = _store(model, bank, settings)
-    digest: Keys = np.zeros((len(names), 32), np.uint8)
-    failures: dict[int, str] = {}
-    known = _known_digests(names, digest, failures, settings) if _has_any(store, columns) else None
-    todo = _lacking(store, columns, digest, known, failures, len(names))
-    computed = 0
-    if todo:
-        with lock:
-            if known is not None:  # another process may have computed them meanwhile
-                todo = _lacking(store, columns, digest, known, failures, len(names))
-            claims = Claims([store.rows(column) for column in columns], len(todo))
-            if todo:
-                run(
-                    [names[i] for i in todo],
-                    model.loader,
-                    store,
-                    claims,
-                    policy=model.policy,
-                    preprocess=model.preprocess,
-                    settings=on_device(settings),
-                    progress=lambda c: progress(c.n - c.pending, c.n) if progress else None,
-                )
-        rows = np.array(todo, np.int64)
-        digest[rows] = claims.digest
-        failures |= {todo[item]: failure.reason for item, failure in claims.failures.items()}
-        _remember(names, todo, claims)
-        computed = claims.count(COMPUTED)
-    readable = np.ones(len(names), np.bool_)
-    readable[list(failures)] = False
-    return Embedded(
-        features=_gather(store, columns, digest[readable]),
-        readable=readable,
-        failures=failures,
-        computed=computed,
-        reused=int(readable.sum()) - computed,
-    )
+    with _opened(model, bank, settings) as (store, lock):
+        digest: Keys = np.zeros((len(names), 32), np.uint8)
+        failures: dict[int, str] = {}
+        known = (
+            _known_digests(names, digest, failures, settings) if _has_any(store, columns) else None
+        )
+        todo = _lacking(store, columns, digest, known, failures, len(names))
+        computed = 0
+        if todo:
+            with lock:
+                if known is not None:  # another process may have computed them meanwhile
+                    todo = _lacking(store, columns, digest, known, failures, len(names))
+                claims = Claims([store.rows(column) for column in columns], len(todo))
+                if todo:
+                    run(
+                        [names[i] for i in todo],
+                        model.loader,
+                        store,
+                        claims,
+                        policy=model.policy,
+                        preprocess=model.preprocess,
+                        settings=on_device(settings),
+                        progress=lambda c: progress(c.n - c.pending, c.n) if progress else None,
+                    )
+            rows = np.array(todo, np.int64)
+            digest[rows] = claims.digest
+            failures |= {todo[item]: failure.reason for item, failure in claims.failures.items()}
+            _remember(names, todo, claims)
+            computed = claims.count(COMPUTED)
+        readable = np.ones(len(names), np.bool_)
+        readable[list(failures)] = False
+        return Embedded(
+            features=_gather(store, columns, digest[readable]),
+            readable=readable,
+            failures=failures,
+            computed=computed,
+            reused=int(readable.sum()) - computed,
+        )
 
 
 def embed_images(
@@ -143,57 +148,96 @@ def embed_images(
         As in `embed_paths`.
     """
     settings = on_device(settings or Settings())
-    store, lock = _store(model, bank, settings)
-    digest: Keys = np.zeros((len(images), 32), np.uint8)
-    for row, image in enumerate(images):
-        digest[row] = _pixels_key(_as_image(image, row, model))
-    computed = 0
-    with lock:
-        tables = [store.rows(column) for column in columns]
-        lacks = np.zeros(len(images), np.bool_)
-        for table in tables:
-            lacks |= table.find(digest) < 0
-        first = np.unique(digest, axis=0, return_index=True)[1]
-        todo = sorted(int(row) for row in first if lacks[row])
-        sealer = Sealer(store, rows=settings.shard_rows, seconds=settings.shard_seconds)
-        try:
-            for start in range(0, len(todo), settings.batch):
-                rows = todo[start : start + settings.batch]
-                network = model.loader.load(settings.device)
-                arrays = [network.prepare(_as_image(images[row], row, model)) for row in rows]
-                outcome = embed_batch(network, arrays, columns)
-                if outcome.bad:
-                    raise ImageError(f"image {rows[outcome.bad[0]]}: {NOT_FINITE}")
-                sealer.add(rows, [digest[row].tobytes() for row in rows], outcome.features)
-                computed += len(rows)
-        finally:
-            sealer.rest()
-    return Embedded(
-        features=_gather(store, columns, digest),
-        readable=np.ones(len(images), np.bool_),
-        computed=computed,
-        reused=len(images) - computed,
-    )
+    with _opened(model, bank, settings) as (store, lock):
+        digest: Keys = np.zeros((len(images), 32), np.uint8)
+        for row, image in enumerate(images):
+            digest[row] = _pixels_key(_as_image(image, row, model))
+        first = np.sort(np.unique(digest, axis=0, return_index=True)[1])
+        known = np.ones(len(images), np.bool_)
+        computed = 0
+
+        def lacking() -> list[int]:
+            rows = _lacking(store, columns, digest, known, {}, len(images))
+            return sorted({*rows}.intersection(first.tolist()))
+
+        if lacking():
+            with lock:
+                todo = lacking()  # another process may have computed them meanwhile
+                sealer = Sealer(store, rows=settings.shard_rows, seconds=settings.shard_seconds)
+                try:
+                    for start in range(0, len(todo), settings.batch):
+                        rows = todo[start : start + settings.batch]
+                        network = model.loader.load(settings.device)
+                        arrays = [network.prepare(_as_image(images[r], r, model)) for r in rows]
+                        outcome = embed_batch(network, arrays, columns)
+                        if outcome.bad:
+                            raise ImageError(f"image {rows[outcome.bad[0]]}: {NOT_FINITE}")
+                        sealer.add(rows, [digest[row].tobytes() for row in rows], outcome.features)
+                        computed += len(rows)
+                finally:
+                    sealer.rest()
+        return Embedded(
+            features=_gather(store, columns, digest),
+            readable=np.ones(len(images), np.bool_),
+            computed=computed,
+            reused=len(images) - computed,
+        )
+
+
+class _PackedStore(BankStore):
+    """The features of one recipe in a packed bank, whose file a new one replaces to add some."""
+
+    def __init__(self, path: str | os.PathLike[str], recipe: Recipe) -> None:
+        self._path = path
+        self._there = os.path.isfile(path)
+        if self._there:
+            super().__init__(Bank(path), recipe)
+        else:
+            self.recipe = recipe
+
+    def rows(self, column: Column) -> Rows:
+        return super().rows(column) if self._there else Rows.of(column, ())
+
+    @contextmanager
+    def adding(self, origin: dict[str, Any]) -> Iterator[None]:
+        """Take features meanwhile, and pack them at the end."""
+        with ExitStack() as held:
+            with writing():
+                self.bank = held.enter_context(extending(self._path))
+                self.bank.register(self.recipe, origin)
+            self._there = True
+            yield
+            with writing():
+                held.close()
+        self.bank = Bank(self._path)
 
 
 class _BesidePacked(MemoryStore):
-    """What a packed bank has, and in memory what it lacks: its one file stays as it is."""
+    """What a packed bank has, and in memory what it lacks: its folder can't be written."""
 
     def __init__(self, bank: Bank, recipe: Recipe) -> None:
         super().__init__()
         self._shards += bank.shards(recipe.fingerprint)
 
 
-def _store(
+@contextmanager
+def _opened(
     model: Model, bank: str | os.PathLike[str] | None, settings: Settings
-) -> tuple[Store, Any]:
+) -> Iterator[tuple[Store, Any]]:
+    """Give where features go, and the lock under which they are computed."""
     if bank is None or model.recipe is None:
-        return MemoryStore(), nullcontext()
-    if os.path.isfile(bank):
-        return _BesidePacked(Bank(bank), model.recipe), nullcontext()
-    target = Bank.create(bank)
-    folder = target.register(model.recipe, provenance(model, settings))
-    return BankStore(target, model.recipe), durable.lock(os.path.join(folder, ".lock"))
+        yield MemoryStore(), nullcontext()
+    elif os.path.isfile(bank) and not os.access(os.path.dirname(os.path.abspath(bank)), os.W_OK):
+        yield _BesidePacked(Bank(bank), model.recipe), nullcontext()
+    elif packed.names_file(bank):
+        check_target(bank)
+        store = _PackedStore(bank, model.recipe)
+        yield store, store.adding(provenance(model, settings))
+    else:
+        target = Bank.create(bank)
+        with target.using():
+            folder = target.register(model.recipe, provenance(model, settings))
+            yield BankStore(target, model.recipe), durable.lock(os.path.join(folder, ".lock"))
 
 
 def _has_any(store: Store, columns: Sequence[Column]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -10,7 +11,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,18 @@ import numpy as np
 
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
+from featbank.bank import packed
 from featbank.bank.bank import Bank
+from featbank.bank.layered import check_target, extending, look
 from featbank.data.decode import DecodePolicy
-from featbank.data.index import IndexedSource
+from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import open_source
 from featbank.errors import BackboneError, DataError, ExtractionError, nearest
 from featbank.extraction.claims import COMPUTED, FAILED, PENDING, REUSED, Claims
 from featbank.extraction.messages import Loader
 from featbank.extraction.run import Settings, run
 from featbank.extraction.sealing import BankStore, writing
+from featbank.interrupts import held_back
 from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources, survey
 
 if TYPE_CHECKING:
@@ -191,7 +195,9 @@ def extract(
     model : str or ModuleBackbone
         A name of ``featbank models``, or your own module.
     bank : path
-        A folder; made if it is missing.
+        A folder, or a packed file, whose name ends in ``.h5``; made if it is missing. What is added
+        to a packed file is sealed in a folder beside it first; at the end a new file takes the old
+        one's place in one step.
     layers : str or list of str, optional
         ``layer[:pooling]``; the default is the input of the final classifier.
     weights : str
@@ -302,24 +308,116 @@ def extract_to(
             "features of a module are kept in a bank only if it has a version: "
             "from_module(..., version='1')."
         )
-    existing = Bank(bank) if os.path.exists(os.path.join(bank, "bank.json")) else None
-    sources = name_sources(sources, existing)
-    surveyed, tables = survey(
-        sources, existing, recipe, columns, retry_failed=retry_failed, paranoid=paranoid
-    )
-    with writing():  # not before the sources were found to be some
-        target = Bank.create(bank)
-    places = [(part, int(row)) for part in surveyed for row in np.flatnonzero(part.plan.read)]
-    claims = Claims(tables, len(places))
+    words = (sources, recipe, columns, retry_failed, paranoid)
 
+    def carry_out(work: _Work, target: Bank) -> ExtractionResult:
+        return _carry_out(work, target, model, recipe, settings, progress, began)
+
+    if packed.names_file(bank):
+        return _extract_packed(bank, lambda existing: _Work.of(existing, *words), carry_out)
+    existing = look(bank)
+    with contextlib.ExitStack() as held:
+        if existing is not None:  # what the survey finds there must stay
+            with writing():
+                held.enter_context(existing.using())
+        work = _Work.of(existing, *words)
+        with writing():  # not before the sources were found to be some
+            target = Bank.create(bank)
+            if existing is None:
+                held.enter_context(target.using())
+        return carry_out(work, target)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What an extraction has found to do."""
+
+    surveyed: list[Surveyed]
+    places: list[tuple[Surveyed, int]]
+    claims: Claims
+
+    @classmethod
+    def of(
+        cls,
+        existing: Bank | None,
+        sources: Sequence[Any],
+        recipe: Recipe,
+        columns: Sequence[Column],
+        retry_failed: bool,
+        paranoid: bool,
+    ) -> _Work:
+        surveyed, tables = survey(
+            name_sources(sources, existing.sources if existing else {}),
+            existing,
+            recipe,
+            columns,
+            retry_failed=retry_failed,
+            paranoid=paranoid,
+        )
+        places = [(part, int(row)) for part in surveyed for row in np.flatnonzero(part.plan.read)]
+        return cls(surveyed, places, Claims(tables, len(places)))
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to read, and nothing new to say in the index."""
+        return not self.places and not any(_differs(p.before, p.now) for p in self.surveyed)
+
+
+def _extract_packed(
+    path: str | os.PathLike[str],
+    plan: Callable[[Bank | None], _Work],
+    carry_out: Callable[[_Work, Bank], ExtractionResult],
+) -> ExtractionResult:
+    """Extract into a packed bank: into a folder beside it, which is packed at the end."""
+    check_target(path)
+    if packed.unfinished(os.path.abspath(path)) is None:
+        existing = Bank(path) if os.path.isfile(path) else None
+        work = plan(existing)  # before anything is made: the sources may be none
+        if existing is not None and work.nothing:
+            return carry_out(work, existing)
+    with contextlib.ExitStack() as held:
+        with writing():
+            target = held.enter_context(extending(path))
+        result = carry_out(plan(target), target)
+        try:
+            with writing():
+                held.close()  # and so pack
+        except KeyboardInterrupt as interrupt:
+            interrupt.args = (result,)
+            raise
+    return dataclasses.replace(result, bank=Bank(path))
+
+
+def _carry_out(
+    work: _Work,
+    target: Bank,
+    model: Model,
+    recipe: Recipe,
+    settings: Settings,
+    progress: Progress | None,
+    began: float,
+) -> ExtractionResult:
+    """Do the work, and keep the index of `target` up to date over it."""
+    surveyed, places, claims = work.surveyed, work.places, work.claims
     on_disk = [part.before for part in surveyed]
+
+    def current(
+        index: Index, described: Mapping[str, Any]
+    ) -> tuple[list[IndexedSource], list[dict[str, Any]]]:
+        """Say what is known, beside what other processes have brought since the survey."""
+        nonlocal surveyed
+        surveyed = _renamed(surveyed, described)
+        found = _learned(surveyed, claims, recipe)
+        whole = [part.completed_by(index.sources.get(part.name)) for part in found]
+        return whole, [part.source.to_dict() for part in surveyed]
 
     def save() -> None:
         found = _learned(surveyed, claims, recipe)
         if any(_differs(old, new) for old, new in zip(on_disk, found, strict=True)):
-            with writing():
-                target.update(found, documents=[part.source.to_dict() for part in surveyed])
-            on_disk[:] = found
+            with held_back():
+                with writing():
+                    target.revise(current)
+                on_disk[:] = found
 
     saved = shown = time.monotonic()
 
@@ -334,37 +432,52 @@ def extract_to(
             save()
             saved = time.monotonic()
 
-    save()  # names and labels hold whatever happens to the features
-    error: BaseException | None = None
-    if places:
-        with writing():
-            target.register(recipe, provenance(model, settings))
+    def save_if_possible() -> None:
         try:
-            run(
-                [part.now.path(row) for part, row in places],
-                model.loader,
-                BankStore(target, recipe),
-                claims,
-                policy=model.policy,
-                preprocess=model.preprocess,
-                settings=on_device(settings),
-                progress=on_progress,
-            )
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
+            save()
+        except ExtractionError:
+            log.warning("the index could not be saved: files will be read again")
+
+    try:
+        save()  # names and labels hold whatever happens to the features
+        if places:
+            with writing():
+                target.register(recipe, provenance(model, settings))
             try:
-                save()
-            except ExtractionError:
-                if error is None:
-                    raise
-                log.warning("the index could not be saved: files will be read again")
-            result = _result(target, recipe, surveyed, claims, time.monotonic() - began)
-            if isinstance(error, KeyboardInterrupt):
-                error.args = (result,)
-        return result
+                run(
+                    [part.now.path(row) for part, row in places],
+                    model.loader,
+                    BankStore(target, recipe),
+                    claims,
+                    policy=model.policy,
+                    preprocess=model.preprocess,
+                    settings=on_device(settings),
+                    progress=on_progress,
+                )
+            except Exception:
+                save_if_possible()
+                raise
+            save()
+        else:
+            with writing():  # what is reused must be as lasting as what is computed
+                target.settle(recipe)
+    except KeyboardInterrupt as interrupt:  # wherever it fell
+        with held_back():
+            save_if_possible()
+            interrupt.args = (_result(target, recipe, surveyed, claims, time.monotonic() - began),)
+        raise
     return _result(target, recipe, surveyed, claims, time.monotonic() - began)
+
+
+def _renamed(surveyed: Sequence[Surveyed], described: Mapping[str, Any]) -> list[Surveyed]:
+    """Give other names to sources whose own another process has meanwhile given to another."""
+    sources = name_sources([part.source for part in surveyed], described)
+    return [
+        dataclasses.replace(
+            part, source=source, now=dataclasses.replace(part.now, name=source.name)
+        )
+        for part, source in zip(surveyed, sources, strict=True)
+    ]
 
 
 def on_device(settings: Settings) -> Settings:

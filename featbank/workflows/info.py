@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from featbank.bank import packed
 from featbank.bank.bank import Bank
 
 __all__ = ["BankInfo", "info"]
@@ -31,6 +32,9 @@ class BankInfo:
         Name, fingerprint, source, rows, and columns with rows and width of each.
     errors : list of (str, str)
         Path and reason of each image that could not be read.
+    unfinished : str or None
+        The folder with the shards of an extraction into a packed bank that has not ended; what is
+        in it does not count above.
     """
 
     path: str
@@ -42,6 +46,7 @@ class BankInfo:
     sources: list[dict[str, Any]]
     recipes: list[dict[str, Any]]
     errors: list[tuple[str, str]]
+    unfinished: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -113,6 +118,7 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
         sources=sources,
         recipes=recipes,
         errors=errors,
+        unfinished=packed.unfinished(bank.path),
     )
 
 
@@ -120,7 +126,7 @@ def _size(path: str) -> int:
     if os.path.isfile(path):
         return os.path.getsize(path)
     return sum(
-        os.path.getsize(os.path.join(folder, name))
+        os.lstat(os.path.join(folder, name)).st_size
         for folder, _, names in os.walk(path)
         for name in names
     )

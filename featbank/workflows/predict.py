@@ -81,8 +81,8 @@ def predict(
     top : int
         How many classes to tell of each image.
     bank : path, optional
-        A bank as cache: features are looked up there and added; its index stays as it is. A
-        packed bank is only looked into.
+        A bank as cache, a folder or a packed file: features are looked up there and added; its
+        index stays as it is.
     weights : str, optional
         Where the backbone's weights are, if they are not where they were.
     model : ModuleBackbone, optional

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from featbank.backbones.recipe import Column, Recipe
-from featbank.bank.bank import Bank
+from featbank.bank.layered import look
 from featbank.bank.rows import Rows
 from featbank.data.decode import DecodeLimits, read_bytes
 from featbank.data.index import IndexedSource
-from featbank.errors import BankNotFound, ImageError
+from featbank.errors import ImageError
 from featbank.workflows.extract import Model
 from featbank.workflows.survey import Surveyed, causes_of, name_sources, survey
 
@@ -41,8 +41,8 @@ class Status:
         Images that the network would see; of those with the same bytes one, as far as `status`
         reads them.
     recipe_differs : list of str
-        Fields in which the recipe differs from the nearest one of the same backbone in the bank;
-        empty if the bank has it, or has nothing of that backbone.
+        Fields in which the recipe differs from the nearest one in the bank, one of the same
+        backbone if there is one; empty if the bank has the recipe, or has none.
     missing_columns : list of str
         Columns that the bank does not have for every known image.
     """
@@ -93,12 +93,10 @@ def status(
     renamed, copied or merely touched file costs nothing later.
     """
     limits = limits or DecodeLimits()
-    try:
-        target: Bank | None = Bank(bank)
-    except BankNotFound:
-        target = None
+    target = look(bank)
     assert model.recipe is not None
-    surveyed, tables = survey(name_sources(sources, target), target, model.recipe, columns)
+    named = name_sources(sources, target.sources if target else {})
+    surveyed, tables = survey(named, target, model.recipe, columns)
     everything = list(target.index.sources.values()) if target else []
     found = _Found(_Known.of(everything, tables, causes_of(model.recipe)), tables, limits)
     for part in surveyed:
@@ -243,5 +241,8 @@ class _Found:
 def _differences(recipe: Recipe, others: Sequence[Recipe]) -> list[str]:
     if any(other.fingerprint == recipe.fingerprint for other in others):
         return []
-    same = [recipe.differences(other) for other in others if other.backbone == recipe.backbone]
-    return min(same, key=len, default=[])
+    return min(
+        (recipe.differences(other) for other in others),
+        key=lambda fields: ("backbone" in fields, len(fields)),
+        default=[],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,16 @@ def _is_list(location: Any) -> bool:
     return isinstance(location, list | tuple) or hasattr(location, "tolist")  # array, Series
 
 
-def name_sources(sources: Sequence[Source], bank: Bank | None) -> list[Source]:
-    """Return the sources under names that are unique in the bank; a known one keeps its own."""
-    known = [Source.from_dict(d) for d in bank.sources.values()] if bank else []
+def name_sources(sources: Sequence[Source], described: Mapping[str, Any]) -> list[Source]:
+    """Return the sources under names that are unique in a bank; a known one keeps its own.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    described : mapping
+        What the bank has, as `Bank.sources` says it.
+    """
+    known = [Source.from_dict(document) for document in described.values()]
     place = {_place(source): source.name for source in known}
     taken = {source.name for source in known}
     named = []

@@ -1,5 +1,6 @@
 import argparse
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -193,3 +194,37 @@ def test_a_download_that_comes_damaged_leaves_nothing_behind(tmp_path):
         finally:
             server.shutdown()
             thread.join()
+
+
+def torch_file(path, value):
+    torch.save(value, path)
+    return path
+
+
+def test_a_compressed_archive_is_refused_before_it_unfolds(tmp_path):
+    plain = torch_file(tmp_path / "plain.pth", {"x": torch.zeros(1_000_000)})
+    packed = tmp_path / "packed.pth"
+    with (
+        zipfile.ZipFile(plain) as old,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert packed.stat().st_size < 20_000
+    with pytest.raises(BackboneError, match=r"packed\.pth"):
+        read(packed)
+
+
+def test_a_tensor_of_more_numbers_than_the_file_is_refused(tmp_path):
+    stretched = torch.zeros(1).expand(1 << 30, 12)
+    path = torch_file(tmp_path / "x.pth", {"fc.weight": stretched})
+    with pytest.raises(BackboneError, match=r"fc\.weight declares more numbers"):
+        read(path)
+
+
+def test_a_pickle_that_asks_for_memory_is_refused_before_it_gets_any(tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"\x80\x02}X\x01\0\0\0acbuiltins\nbytearray\nI1000000000000\n\x85Rs.")
+    with pytest.raises(BackboneError) as caught:
+        read(path)
+    assert "byte array" in str(caught.value.__cause__)

@@ -11,7 +11,9 @@ import pytest
 
 from featbank import hdf5
 from featbank.backbones.recipe import Column
+from featbank.bank import verified
 from featbank.bank.bank import Bank
+from featbank.bank.documents import write_document
 from featbank.bank.maintenance import compact, verify
 from featbank.errors import (
     AmbiguousFeatures,
@@ -182,6 +184,7 @@ def test_a_shard_under_another_recipe_is_damage(tmp_path):
 
 
 def test_what_was_verified_is_remembered_and_may_be_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(verified, "RACY_NANOSECONDS", 0)
     bank = filled(tmp_path / "bank")
     bank.features(layer="stage")
     cache = os.path.join(bank.path, "verified.json")
@@ -195,6 +198,22 @@ def test_what_was_verified_is_remembered_and_may_be_lost(tmp_path, monkeypatch):
         Bank(bank.path).features(layer="stage")
         assert len(checked) == 2
         checked.clear()
+
+
+def test_a_shard_that_changed_within_the_clocks_tick_is_looked_at_again(tmp_path, monkeypatch):
+    """Its times may be those that it had when it was whole."""
+    bank = filled(tmp_path / "bank")
+    bank.features(layer="stage")
+    path = bank.shard_paths(RECIPE.fingerprint)[0]
+    whole = os.stat(path)
+    data = bytearray(Path(path).read_bytes())
+    data[-1] ^= 1
+    Path(path).write_bytes(data)
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda p, **words: whole if p == path else stat(p, **words))
+    for opened in (bank, Bank(bank.path)):
+        with pytest.raises(BankDamaged):
+            opened.features(layer="stage")
 
 
 def test_the_index_keeps_what_is_no_text(bank):
@@ -212,7 +231,7 @@ def test_an_index_that_is_damaged_says_how_to_get_it_back(tmp_path):
     data = bytearray(Path(path).read_bytes())
     data[len(data) // 2] ^= 4
     Path(path).write_bytes(data)
-    with pytest.raises(BankDamaged, match="delete it and run `featbank extract`"):
+    with pytest.raises(BankDamaged, match="run `featbank repair`: it rebuilds the index"):
         bank.features(layer="stage")
     assert not verify(bank).ok
 
@@ -300,6 +319,10 @@ def test_a_recipe_that_was_tampered_with_is_damage(tmp_path):
     document = json.loads(Path(path).read_text())
     document["recipe"]["weights"] = "1" * 64
     Path(path).write_text(json.dumps(document))
+    with pytest.raises(BankDamaged, match="does not hold the text that was written"):
+        bank.features(layer="stage")
+    del document["sha256"]
+    write_document(path, document)
     with pytest.raises(BankDamaged, match="does not fit its fingerprint"):
         bank.features(layer="stage")
     with pytest.raises(BankDamaged):

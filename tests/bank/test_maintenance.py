@@ -111,7 +111,9 @@ def test_compacting_leaves_the_old_file_or_the_new_one(tmp_path, number):
         assert os.listdir(target.parent) == ["packed.h5"] or fs.failed == "unlink"
         if fs.failed is None:
             break
-        if fs.failed != "sync_directory":
+        if error is None:  # a cache could not be written, or a temporary not be removed
+            target.write_bytes(old)
+        elif fs.failed != "sync_directory":
             assert target.read_bytes() == old
     assert failures
     assert verify(Bank(target)).ok

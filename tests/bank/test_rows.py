@@ -6,12 +6,12 @@ import pytest
 from featbank.bank.rows import Rows
 from featbank.bank.shard import read_shard, seal_shard
 from featbank.errors import BankDamaged
-from tests.bank.builders import COLUMN, LAYER, features, keys
+from tests.bank.builders import COLUMN, LAYER, RECIPE, features, keys
 
 
 def shard(folder, words, columns, width=3):
     values = {c: features(words, c, width) for c in columns}
-    return read_shard(seal_shard(str(folder), "f" * 64, keys(words), values))
+    return read_shard(seal_shard(str(folder), RECIPE, keys(words), values))
 
 
 def test_rows_of_many_shards_are_found_in_any_order(tmp_path):

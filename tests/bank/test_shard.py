@@ -13,20 +13,19 @@ from featbank.backbones.recipe import Column
 from featbank.bank import shard
 from featbank.bank.shard import file_digest, read_shard, seal_shard
 from featbank.errors import BankDamaged, BankVersionError
-from tests.bank.builders import COLUMN, LAYER, features, keys
+from tests.bank.builders import COLUMN, LAYER, RECIPE, features, keys
 from tests.faults import error_of, faulty
 
 WORDS = ["a", "b", "c", "d", "e"]
-PRINT = "f" * 64
 
 
 def sealed(folder, words=WORDS, columns=(COLUMN, LAYER)):
-    return seal_shard(str(folder), PRINT, keys(words), {c: features(words, c) for c in columns})
+    return seal_shard(str(folder), RECIPE, keys(words), {c: features(words, c) for c in columns})
 
 
 def test_rows_come_back_to_the_bit(tmp_path):
     found = read_shard(sealed(tmp_path))
-    assert found.fingerprint == PRINT
+    assert found.fingerprint == RECIPE.fingerprint
     np.testing.assert_array_equal(found.keys, keys(WORDS))
     for column in (COLUMN, LAYER):
         values = found.features(column)
@@ -46,7 +45,7 @@ def test_it_is_named_by_its_bytes_and_the_same_content_is_the_same_file(tmp_path
 def test_a_user_of_h5py_finds_names_and_attributes(tmp_path):
     with h5py.File(sealed(tmp_path), "r") as file:
         assert set(file) == {"keys", COLUMN.name, LAYER.name}
-        assert file.attrs["fingerprint"] == PRINT.encode()
+        assert file.attrs["fingerprint"] == RECIPE.fingerprint.encode()
         assert file.attrs["count"] == len(WORDS)
         assert file.attrs["version"] == 1
         assert file[LAYER.name].attrs["layer"] == b"stage"
@@ -108,9 +107,9 @@ def test_a_shard_that_contradicts_itself_is_refused(tmp_path, change):
 
 def test_what_is_no_row_of_keys_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="keys"):
-        seal_shard(str(tmp_path), PRINT, np.zeros((0, 32), np.uint8), {})
+        seal_shard(str(tmp_path), RECIPE, np.zeros((0, 32), np.uint8), {})
     with pytest.raises(ValueError, match="array"):
-        seal_shard(str(tmp_path), PRINT, keys(WORDS), {COLUMN: features(WORDS[:2])})
+        seal_shard(str(tmp_path), RECIPE, keys(WORDS), {COLUMN: features(WORDS[:2])})
     with pytest.raises(ValueError, match="array"):
-        seal_shard(str(tmp_path), PRINT, keys(WORDS), {LAYER: features(WORDS)})
+        seal_shard(str(tmp_path), RECIPE, keys(WORDS), {LAYER: features(WORDS)})
     assert os.listdir(tmp_path) == []

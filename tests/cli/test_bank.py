@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer, Tour, run
+from tests.conftest import MODEL, Tour, run
+from tests.tiny import make_images
 
 
 def damage(path: Path) -> None:
@@ -61,22 +63,57 @@ def test_damage_is_found_and_named(tour: Tour, tmp_path: Path, *, packed: bool) 
     assert str(bad) in run("fit", "--bank", bank, status=1).err
 
 
-def test_a_bank_becomes_one_file_that_opens_wherever_a_bank_does(
-    tour: Tour, tmp_path: Path
-) -> None:
+def test_a_damaged_shard_is_set_aside_and_computed_again(tour: Tour, tmp_path: Path) -> None:
     bank = tour.copy_bank(tmp_path)
+    bad = shard_of(bank)
+    damage(bad)
 
-    def said(of: Path) -> Answer:
-        return run("info", "--bank", of, "--json")
+    found = run("repair", "--bank", bank, "--json").json
 
-    made = run("compact", "--bank", bank, "--json").json
-    assert made["path"] == str(tmp_path / "bank.h5")
-    assert made["bytes"] == (tmp_path / "bank.h5").stat().st_size
-    assert str(tmp_path / "named.h5") in run("compact", tmp_path / "named.h5", "--bank", bank).out
-    for path in (tmp_path / "bank.h5", tmp_path / "named.h5"):
-        assert said(path).json["recipes"][0]["columns"] == said(bank).json["recipes"][0]["columns"]
-        assert said(path).json["classes"] == said(bank).json["classes"]
-        assert run("verify", "--bank", path, "--json").json["ok"]
+    assert not bad.exists()
+    (aside,) = found["quarantined"]
+    assert os.path.basename(aside).endswith(bad.name)
+    assert (bank / aside).exists()
+    assert (found["index"], found["images"]) == ("whole", 15)
+    assert sorted(found["to_compute"]) == sorted(map(str, tour.data.glob("*/*")))
+    again = run("extract", tour.data, *MODEL, "--bank", bank, "--workers", "0", "--json").json
+    assert again["computed"] == 15
+    assert run("verify", "--bank", bank, "--json").json["ok"]
+    assert run("repair", "--bank", bank).out == (
+        "0 damaged files set aside\nindex whole, 15 images\n0 images to be computed\n"
+    )
+
+
+def test_a_lost_index_is_rebuilt_without_computing(tour: Tour, tmp_path: Path) -> None:
+    bank = tour.copy_bank(tmp_path)
+    (bank / "index.h5").unlink()
+
+    said = run("repair", "--bank", bank).out
+
+    assert "index rebuilt, 15 images" in said
+    assert "0 images to be computed" in said
+    assert run("info", "--bank", bank, "--json").json["classes"] == {"a": 5, "b": 5, "c": 5}
+
+
+def test_features_of_images_that_are_gone_are_pruned(tour: Tour, tmp_path: Path) -> None:
+    bank, data = tour.copy_bank(tmp_path), tmp_path / "data"
+    extract = ("extract", data, *MODEL, "--bank", bank, "--workers", "0")
+    make_images(data, 4, seed=3)
+    run(*extract)
+    for path in sorted(data.glob("*/*"))[:2]:
+        path.unlink()
+    run(*extract)
+    words = ("prune", "--bank", bank, "--json")
+
+    would = run(*words, "--dry-run").json
+    assert (would["rows"], would["dry_run"]) == (2, True)
+    assert run("info", "--bank", bank, "--json").json["recipes"][0]["rows"] == 19
+    assert run(*words).json["rows"] == 2
+    assert run("info", "--bank", bank, "--json").json["recipes"][0]["rows"] == 17
+    assert run(*words).json["rows"] == 0
+    recipe = run("info", "--bank", bank, "--json").json["recipes"][0]["name"]
+    assert run(*words, "--recipe", recipe).json["recipes"] == [recipe]
+    assert run("info", "--bank", bank, "--json").json["recipes"] == []
 
 
 @pytest.mark.parametrize(
@@ -87,10 +124,11 @@ def test_a_bank_becomes_one_file_that_opens_wherever_a_bank_does(
         (("verify", "--bank", "nowhere"), "there is no bank at"),
         (("verify", "--bank", "broken"), "bank.json"),
         (("verify", "--bank", "later"), "install a newer featbank"),
-        (("compact", "--bank", "nowhere"), "there is no bank at"),
-        (("compact", "bank.zip"), "ends in .h5"),
-        (("compact", "folder.h5"), "is a folder"),
-        (("compact", "text/bank.h5"), "text is not a folder"),
+        (("repair", "--bank", "nowhere"), "there is no bank at"),
+        (("repair", "--bank", "folder.h5"), "there is no bank at"),
+        (("repair", "--bank", "later"), "install a newer featbank"),
+        (("prune", "--bank", "nowhere"), "there is no bank at"),
+        (("prune", "--recipe", "vgg16"), "no recipe 'vgg16'; it has shufflenet"),
     ],
 )
 def test_what_can_not_be_done_is_one_clear_message(

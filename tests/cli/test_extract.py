@@ -174,8 +174,8 @@ def test_a_weights_file_must_match_the_network(tour: Tour, tmp_path: Path) -> No
         (("data", "--label-column", "x"), "are for tables"),
         (("data", "--kind", "csv"), "is no source of kind csv"),
         (("data", "--bank", "other"), "is a folder with other things in it and no bank"),
-        (("data", "--bank", "other/file"), "names one packed file"),
-        (("data", "--bank", "bank.h5"), "names one packed file"),
+        (("data", "--bank", "other/file"), "is no packed bank; name another file"),
+        (("data", "--bank", "folder.h5"), "is a folder; a name that ends in .h5"),
         (("data", "--bank", "other/file/bank"), "is not a folder"),
     ],
 )
@@ -191,6 +191,7 @@ def test_what_can_not_be_done_is_one_clear_message(
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
+    (tmp_path / "folder.h5").mkdir()
     common = [] if "--input-size" in words else [*MODEL[4:]]
     common += [] if "--model" in words else [*MODEL[:2]]
     common += [] if "--weights" in words else [*MODEL[2:4]]

@@ -118,6 +118,26 @@ def test_16_bit_colour_in_a_compressed_tiff_keeps_both_bytes(tmp_path):
     np.testing.assert_array_equal(pixels(head + body), pixels(data))
 
 
+@pytest.mark.parametrize("maximum", [65535, 4095])
+def test_ppm_colour_of_more_than_8_bits_keeps_its_contrast(maximum):
+    samples = (PICTURE.astype(np.uint16) << 3) + 5
+    raw = b"P6 48 40 %d\n" % maximum + samples.astype(">u2").tobytes()
+    plain = b"P3 # made by hand\n48 40 %d\n" % maximum
+    plain += b" ".join(b"%d" % value for value in samples.ravel())
+    low, high = int(samples.min()), int(samples.max())
+    expected = (samples.astype(float) - low) / (high - low) * 255
+    for data in (raw, plain):
+        np.testing.assert_allclose(pixels(data), expected, atol=1)
+        with pytest.raises(ImageError):
+            decode(data[:-9])
+
+
+def test_a_ppm_of_one_deep_colour_is_as_bright_as_its_maximum_says():
+    for value, expected in ((4095, 255), (0, 0)):
+        data = b"P6 2 1 4095\n" + struct.pack(">6H", *[value] * 6)
+        np.testing.assert_array_equal(pixels(data), np.full((1, 2, 3), expected))
+
+
 def test_16_bit_alpha_is_composited():
     grey = np.full((4, 4), 1000, dtype=np.uint16)
     grey[0] = 3000
@@ -315,6 +335,91 @@ def test_a_tiff_with_strips_missing_is_an_error():
 def test_a_tiff_of_many_strips_is_complete():
     many = encode(np.tile(PICTURE, (8, 8, 1)), "TIFF", strip_size=4096)
     np.testing.assert_array_equal(pixels(many), np.tile(PICTURE, (8, 8, 1)))
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT", b"IEND"])
+def test_a_png_whose_pixels_fail_their_checksum_is_an_error(name):
+    data = bytearray(encode(Image.fromarray(PICTURE).quantize(16), "PNG"))
+    length = int.from_bytes(data[data.index(name) - 4 : data.index(name)], "big")
+    data[data.index(name) + 4 + length] ^= 1
+    with pytest.raises(ImageError, match=r"checksum|damaged"):
+        decode(bytes(data))
+
+
+def test_a_png_whose_comment_fails_its_checksum_is_read_behind_its_pixels():
+    data = encode(PICTURE, "PNG")
+    comment = bytearray(chunk(b"tEXt", b"a\0b"))
+    comment[-1] ^= 1
+    np.testing.assert_array_equal(pixels(data[:-12] + bytes(comment) + data[-12:]), PICTURE)
+
+
+def test_a_tiff_that_lists_strips_without_end_is_an_error():
+    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (273, 4, 5000, 8), (278, 4, 1, 1), (279, 4, 5000, 8)]
+
+    def directory(count):
+        listed = [(tag, kind, count if n > 1 else n, value) for tag, kind, n, value in entries]
+        head = b"II*\0" + struct.pack("<IH", 8, len(listed))
+        return head + b"".join(struct.pack("<HHII", *entry) for entry in listed) + bytes(4 * 5000)
+
+    with pytest.raises(ImageError, match="more strips or tiles than its pixels take"):
+        decode(directory(5000))
+    with pytest.raises(ImageError, match="16,777,216 strips or tiles"):  # before they are read
+        decode(directory(1 << 24))
+
+
+@pytest.mark.parametrize("tile", [16, 32, 80])
+def test_tiles_may_reach_beyond_the_image(tile):
+    columns, rows = -(-GREY.shape[1] // tile), -(-GREY.shape[0] // tile)
+    padded = np.pad(GREY, ((0, rows * tile - 40), (0, columns * tile - 48)))
+    tiles = [
+        padded[y * tile : (y + 1) * tile, x * tile : (x + 1) * tile].tobytes()
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    entries = [(256, 48), (257, 40), (258, 8), (259, 1), (262, 1), (322, tile), (323, tile)]
+    n, size, start = len(tiles), tile * tile, 8 + 2 + 12 * 9 + 4
+    offsets = [start + (8 * n if n > 1 else 0) + i * size for i in range(n)]
+    head = b"II*\0" + struct.pack("<IH", 8, 9)
+    head += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    places = (start, start + 4 * n) if n > 1 else (start, size)
+    head += struct.pack("<HHII", 324, 4, n, places[0]) + struct.pack("<HHII", 325, 4, n, places[1])
+    lists = struct.pack(f"<{2 * n}I", *offsets, *[size] * n) if n > 1 else b""
+    found = pixels(head + bytes(4) + lists + b"".join(tiles))
+    np.testing.assert_array_equal(found[..., 0], GREY)
+
+
+def test_jpeg_data_in_a_tiff_that_end_early_are_an_error():
+    data = encode(PICTURE, "TIFF", compression="jpeg")
+    image = Image.open(io.BytesIO(data))
+    (start,), (length,) = image.tag_v2[273], image.tag_v2[279]
+    np.testing.assert_allclose(pixels(data).astype(int), PICTURE, atol=40)
+    cut = data[: start + length // 2] + bytes(length - length // 2) + data[start + length :]
+    with pytest.raises(ImageError, match="JPEG data in it end early"):
+        decode(cut)
+
+
+def test_a_progressive_jpeg_that_was_cut_and_closed_is_an_error():
+    rough = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    data = encode(rough, "JPEG", progressive=True)
+    first = data.index(b"\xff\xda")
+    second = data.index(b"\xff\xc4", first)  # tables stand between two scans
+    with pytest.raises(ImageError, match="blocks of pixels are missing"):
+        decode(data[: (first + second) // 2] + b"\xff\xd9")
+    taller = data.index(b"\xff\xc2") + 5
+    with pytest.raises(ImageError, match="blocks of pixels are missing"):
+        decode(data[:taller] + struct.pack(">H", 200) + data[taller + 2 :])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_that_ends_in_middle_grey_is_whole(mode):
+    grey = PICTURE.copy()
+    grey[-16:] = 128
+    image = Image.fromarray(grey).convert(mode)
+    if mode == "CMYK":
+        image = Image.merge("CMYK", [Image.new("L", image.size, 128)] * 4)
+    data = encode(image, "JPEG", progressive=True, quality=100)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(pixels(data), expected)
 
 
 def test_a_jpeg_that_was_cut_and_closed_is_an_error():

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,15 @@ def test_signalling_nans_pass_quietly():
     samples = np.array([0x7F800001, 0, 0x3F800000], dtype=np.uint32).view(np.float32)
     with np.errstate(all="raise"):
         assert to_8bit(samples).tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_mapping_takes_little_memory_beyond_the_samples(dtype):
+    samples = np.arange(9_000_000).reshape(3000, 3000).astype(dtype)
+    tracemalloc.start()
+    try:
+        to_8bit(samples)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < samples.nbytes + (100 << 20)  # eight times as much, if it were done at once

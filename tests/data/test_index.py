@@ -10,7 +10,8 @@ from featbank import hdf5
 from featbank.data import indexfile
 from featbank.data.index import RACY_NANOSECONDS, Index, IndexedSource, Listing, Text
 from featbank.data.indexfile import fill_index, read_index
-from featbank.errors import BankVersionError
+from featbank.errors import BankDamaged, BankVersionError
+from tests.bank import builders
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND
@@ -174,3 +175,74 @@ def test_an_index_of_a_later_version_is_refused(tmp_path, monkeypatch):
     path.write_bytes(data)
     with h5py.File(path, "r") as file, pytest.raises(BankVersionError, match="install a newer"):
         read_index(file)
+
+
+def test_what_another_look_has_taught_fills_what_is_unknown():
+    listed = listing([b"a", b"b", b"c"])
+    mine = IndexedSource.new("source", b"/root", listed)
+    mine.known[0] = True
+    mine.digest[0] = 7
+    theirs = dataclasses.replace(
+        known(listed),
+        known=np.array([True, True, False]),
+        failure=Text.of([None, None, "broken"]),
+        failure_under=Text.of([None, None, "policy"]),
+    )
+    both = mine.completed_by(theirs)
+    assert both.known.tolist() == [True, True, False]
+    assert (both.digest[0] == 7).all()
+    np.testing.assert_array_equal(both.digest[1], theirs.digest[1])
+    assert both.failure.tolist() == [None, None, "broken"]
+    assert both.failure_under.tolist() == [None, None, "policy"]
+
+
+def test_a_look_at_another_file_teaches_nothing():
+    listed = listing([b"a"])
+    mine = IndexedSource.new("source", b"/root", listed)
+    changed = dataclasses.replace(listed, size=listed.size + 1)
+    assert not mine.completed_by(known(changed)).known.any()
+    assert not mine.completed_by(None).known.any()
+
+
+@pytest.mark.parametrize("name", ["root", "name"])
+@pytest.mark.parametrize("value", [10**12, 3])
+def test_a_number_where_a_text_belongs_is_refused(tmp_path, name, value):
+    # bytes(n) of a number n would be n zeros: all of the memory.
+    def change(group):
+        del group["0000"].attrs[name]
+        hdf5.put_attributes(group["0000"], **{name: value})
+
+    with pytest.raises(BankDamaged, match="no text"):
+        changed(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("name_ends", "f8"), ("name_ends", "u8"), ("name_bytes", "i2")]
+)
+def test_names_of_another_type_are_refused(tmp_path, name, dtype):
+    def change(group):
+        values = group["0000"][name][:].astype(dtype)
+        del group["0000"][name]
+        hdf5.put(group["0000"], name, values)
+
+    with pytest.raises(BankDamaged, match="another type"):
+        changed(tmp_path, change)
+
+
+def test_a_source_that_is_named_twice_is_refused(tmp_path):
+    with pytest.raises(BankDamaged, match="twice"):
+        changed(tmp_path, lambda group: group.copy("0000", "0001"))
+
+
+def changed(tmp_path, change):
+    """Read an index of one source to which something was done."""
+    index = Index().with_source(builders.source("s", {"a.png": "a", "b.png": "b"}))
+
+    def fill(file):
+        fill_index(file, index)
+        change(file)
+
+    path = tmp_path / "index.h5"
+    path.write_bytes(hdf5.build(fill))
+    with hdf5.open_inspected(str(path)) as file:
+        return read_index(file)

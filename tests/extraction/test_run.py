@@ -252,7 +252,7 @@ def test_a_file_that_changes_while_it_is_read_is_told_from_a_whole_one(
             shutil.copy(folder / "b" / "001.png", victim)
         return data
 
-    monkeypatch.setattr("featbank.extraction.task.read_bytes", replaced)
+    monkeypatch.setattr("featbank.data.digests.read_bytes", replaced)
     result = extract(tmp_path / "bank", folder, workers=0)
     assert counts(result) == (11, 0, 1)
     assert "changed while it was read" in result.errors[0][1]

@@ -6,9 +6,10 @@ import os
 import pytest
 
 from featbank.data.decode import DecodeLimits, DecodePolicy, decode
+from featbank.data.digests import read_file
 from featbank.errors import ImageError
 from featbank.extraction.messages import Began, Decoded, Done, Failed, Task, TaskSpec
-from featbank.extraction.task import TaskRunner, read_file
+from featbank.extraction.task import TaskRunner
 from tests.extraction.fakes import PENULTIMATE, PREPROCESS
 
 

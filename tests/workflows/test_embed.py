@@ -82,19 +82,35 @@ def test_a_changed_file_is_noticed(tmp_path: Path, model: Model) -> None:
     assert np.array_equal(after.features[0], before.features[1])
 
 
-def test_a_packed_bank_is_looked_into_and_left_as_it_is(tmp_path: Path, model: Model) -> None:
+def test_a_packed_bank_takes_what_it_lacks_and_keeps_the_rest(tmp_path: Path, model: Model) -> None:
     known, new = make_images(tmp_path / "data", 6), make_images(tmp_path / "new", 3, seed=1)
     backbone = from_module(TinyNet(), transform=PREPROCESS, version="1")
     bank = extract(tmp_path / "data", backbone, tmp_path / "bank", workers=0)
     packed = Path(compact(bank))
-    content = packed.read_bytes()
 
     found = embed([*known, *new], model, packed)
 
     assert (found.computed, found.reused) == (3, 6)
     assert np.array_equal(found.features[:6], bank.features())
     np.testing.assert_allclose(found.features[6:], embed(new, model).features, rtol=1e-5, atol=1e-6)
+    assert Bank(packed).paths == bank.paths
+    content = packed.read_bytes()
+    again = embed([*known, *new], model, packed)
+    assert (again.computed, again.reused) == (0, 9)
+    assert np.array_equal(again.features, found.features)
     assert packed.read_bytes() == content
+    assert sorted(os.listdir(tmp_path)) == ["bank", "bank.h5", "data", "new"]
+
+
+def test_a_packed_bank_is_made_for_images_in_memory_too(tmp_path: Path, model: Model) -> None:
+    images = [np.full((40, 40, 3), value, np.uint8) for value in (10, 200, 10)]
+
+    first = embed_images(images, model, (Column(),), bank=tmp_path / "codes.h5")
+    again = embed_images(images, model, (Column(),), bank=tmp_path / "codes.h5")
+
+    assert (first.computed, again.computed) == (2, 0)
+    assert np.array_equal(first.features, again.features)
+    assert os.listdir(tmp_path) == ["codes.h5"]
 
 
 def test_images_in_memory_equal_the_same_images_on_disk(tmp_path: Path, model: Model) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ import torch
 
 from featbank import Bank, extract, from_module, open_source
 from featbank.backbones import ModuleBackbone
+from featbank.data import index
 from featbank.errors import BackboneError, DataError, ImageError
+from featbank.workflows import extract as workflow
 from featbank.workflows.extract import extract_to, open_model, parse_columns, run_settings
 from featbank.workflows.survey import open_sources
 from tests.tiny import PREPROCESS, TinyNet, make_images
@@ -117,6 +121,57 @@ def test_an_interrupt_carries_what_was_done(
     assert (result.computed, result.remaining) == (4, 8)
     resumed = extract_to(tmp_path / "bank", sources, model, columns, settings=settings)
     assert (resumed.computed, resumed.reused, resumed.remaining) == (8, 4, 0)
+
+
+def test_an_interrupt_in_the_last_save_of_the_index_lets_it_be_saved(
+    tmp_path: Path, backbone: ModuleBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "data")
+    revise, times = Bank.revise, iter(range(9))
+
+    def interrupted(bank: Bank, change: Any) -> None:
+        if next(times) == 1:  # not the first save, of names and labels
+            signal.raise_signal(signal.SIGINT)
+        revise(bank, change)
+
+    monkeypatch.setattr(Bank, "revise", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        extract(tmp_path / "data", backbone, tmp_path / "bank", workers=0)
+    result = caught.value.args[0]
+    assert (result.computed, result.remaining) == (12, 0)
+    assert Bank(tmp_path / "bank").features().shape == (12, 12)
+
+
+def test_what_another_process_brings_meanwhile_is_kept(
+    tmp_path: Path, backbone: ModuleBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "one" / "images", 6, seed=1)
+    make_images(tmp_path / "two" / "images", 4, seed=2)
+    monkeypatch.setattr(index, "RACY_NANOSECONDS", 0)
+    plain = workflow.survey
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        found = plain(*args, **options)
+        monkeypatch.setattr(workflow, "survey", plain)
+        for folder in ("one", "two"):
+            extract(tmp_path / folder / "images", backbone, tmp_path / "bank", workers=0)
+        monkeypatch.setattr(workflow, "run", interrupted)
+        return found
+
+    monkeypatch.setattr(workflow, "survey", overtaken)
+    with pytest.raises(KeyboardInterrupt):
+        extract(tmp_path / "two" / "images", backbone, tmp_path / "bank", workers=0)
+
+    bank = Bank(tmp_path / "bank")
+    assert {name: document["root"] for name, document in bank.sources.items()} == {
+        "images": str(tmp_path / "one" / "images"),
+        "images-2": str(tmp_path / "two" / "images"),
+    }
+    assert bank.features(source="images").shape == (6, 12)
+    assert bank.features(source="images-2").shape == (4, 12)
 
 
 def test_progress_counts_up_to_all_images(tmp_path: Path, backbone: ModuleBackbone) -> None:
