@@ -9,13 +9,20 @@ STAMP := $(VENV)/.current
 # A second OpenMP thread a process makes small tests slower, and tests run worker processes.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test torture torture-short lint bench format clean
 
 demo: $(STAMP)
 	$(BIN)/featbank demo
 
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Under an hour: README's table. The short form takes minutes; CI runs it.
+torture: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m tests.torture $(TORTURE_ARGS)
+
+torture-short: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m tests.torture --short $(TORTURE_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

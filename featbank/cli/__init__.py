@@ -80,13 +80,19 @@ def _interrupts() -> Iterator[None]:
     """Turn an interrupt into one line and its exit status."""
     try:
         yield
-    except KeyboardInterrupt as interrupt:
+    except (click.exceptions.Exit, click.ClickException, click.Abort):
+        raise
+    except (KeyboardInterrupt, Exception) as interrupt:
+        # Compiled code that is interrupted may say that something else is wrong.
+        if not isinstance(interrupt, KeyboardInterrupt) and not _received:
+            raise
         if signal.getsignal(signal.SIGTERM) is _terminate:
             # Everything is sealed: one more ends the process at once, with that same status.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
         click.echo("Interrupted.", err=True)
-        status = 143 if isinstance(interrupt, Terminated) else 130
+        terminated = isinstance(interrupt, Terminated) or signal.SIGTERM in _received[:1]
+        status = 143 if terminated else 130
         raise click.exceptions.Exit(status) from interrupt
 
 
@@ -129,7 +135,17 @@ for command in (
     cli.add_command(command)
 
 
+_received: list[int] = []
+"""Signals that asked this process to end, in their order."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: object) -> None:
+    _received.append(number)
     raise Terminated
 
 
@@ -146,5 +162,7 @@ def _again(unraisable: sys.UnraisableHookArgs) -> None:
 def main() -> None:
     """Run the command line."""
     sys.unraisablehook = _again
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     cli()

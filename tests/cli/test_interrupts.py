@@ -50,6 +50,15 @@ cli.params.append(click.Option(["--how"], callback=send, expose_value=False))
 def wait():
     pass
 """,
+    "in compiled code that says that something else is wrong": """
+@cli.command()
+def wait():
+    try:
+        send()
+    except KeyboardInterrupt:
+        pass  # as NumPy does when it asks a Python function about two types
+    raise TypeError("Cannot compare structured arrays")
+""",
     "in a destructor": """
 @cli.command()
 def wait():
