@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/featbank demo
 
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 # Under an hour: README's table. The short form takes minutes; CI runs it.
 torture: $(STAMP)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from featbank import durable, hdf5
 from featbank.backbones.recipe import Column, Recipe
 from featbank.bank import packed
-from featbank.bank.documents import read_document, write_document
+from featbank.bank.documents import checked_sources, read_document, write_document
 from featbank.bank.recipes import (
     QUARANTINE,
     KnownRecipe,
@@ -45,6 +45,7 @@ from featbank.errors import (
     BankError,
     BankNotFound,
     BankVersionError,
+    DataError,
     FeaturesMissing,
 )
 
@@ -202,8 +203,8 @@ class Bank:
         if not os.path.lexists(path):
             return {}
         try:
-            return {source["name"]: dict(source) for source in read_document(path)["sources"]}
-        except (KeyError, TypeError, ValueError) as error:
+            return checked_sources(read_document(path))
+        except (DataError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise BankDamaged(
                 f"{path} does not say what was indexed ({error}); run `featbank repair`."
             ) from error

@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from featbank import durable
+from featbank.data.sources import Source
 from featbank.errors import BankDamaged, BankVersionError
 from featbank.regular import NotRegular, open_regular
 
-__all__ = ["document_text", "read_document", "write_document"]
+__all__ = ["checked_sources", "document_text", "read_document", "write_document"]
 
 DOCUMENT_VERSION = 1
 """Raised, as ``format`` in each document, when an older featbank could not read one rightly."""
@@ -93,3 +94,17 @@ def read_document(path: str) -> dict[str, Any]:
             "install a newer featbank."
         )
     return document
+
+
+def checked_sources(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a document says was indexed, by name, if each is a source.
+
+    Raises
+    ------
+    DataError, LookupError, TypeError, AttributeError
+        It is not.
+    """
+    found = {}
+    for plain in document["sources"]:
+        found[Source.from_dict(plain).name] = dict(plain)
+    return found

@@ -31,11 +31,12 @@ import numpy as np
 
 from featbank import durable, hdf5
 from featbank.backbones.recipe import Column
+from featbank.bank.documents import checked_sources
 from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard, columns_in
 from featbank.data.index import Index
 from featbank.data.indexfile import fill_index, read_index
-from featbank.errors import BankDamaged, BankError, BankVersionError
+from featbank.errors import BankDamaged, BankError, BankVersionError, DataError
 from featbank.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -195,7 +196,10 @@ def read_packed_index(path: str) -> Index:
 def read_sources(path: str) -> dict[str, dict[str, Any]]:
     """Return what was indexed, by name."""
     with _opened(path) as file:
-        return {s["name"]: s for s in json.loads(file["sources"][:].tobytes())["sources"]}
+        try:
+            return checked_sources(json.loads(file["sources"][:].tobytes()))
+        except DataError as error:
+            raise BankDamaged(f"{path} does not say what was indexed ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,38 @@ class Source:
             plain["exclude"] = tuple(plain.get("exclude", ()))
             if plain.get("listed") is not None:
                 plain["listed"] = Table.from_dict(plain["listed"])
-            return cls(**plain)
+            source = cls(**plain)
+            _check_types(source)
+            return source
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"this is not a source that featbank can read: {error}.") from error
+
+
+_MAX_NAME = 255  # characters of a source's name, which is that of a folder or a file
+_TEXTS = (str,)
+_MAYBE_TEXTS = (str, type(None))
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "kind", "root"), _TEXTS),
+    **dict.fromkeys(("table", "delimiter"), _MAYBE_TEXTS),
+    **dict.fromkeys(("columns", "class_names"), (dict,)),
+    "classes": (tuple, type(None)),
+    "exclude": (tuple,),
+    **dict.fromkeys(("hidden", "follow_links"), (bool,)),
+}
+
+
+def _check_types(source: Source) -> None:
+    """Raise TypeError where a field of a source is of another kind than it must be."""
+    for name, kinds in _KINDS.items():
+        value = getattr(source, name)
+        if not isinstance(value, kinds):
+            raise TypeError(f"its {name} is a {type(value).__name__}")
+        items: Any = [*value, *value.values()] if isinstance(value, dict) else value
+        maybe = _MAYBE_TEXTS if name == "columns" else _TEXTS
+        if isinstance(value, dict | tuple) and not all(isinstance(i, maybe) for i in items):
+            raise TypeError(f"its {name} hold something else than text")
+    if not 0 < len(source.name) <= _MAX_NAME:
+        raise TypeError(f"its name has {len(source.name)} characters")
 
 
 def open_source(

@@ -53,7 +53,13 @@ class Table:
     def from_dict(cls, data: dict[str, Any]) -> Table:
         """Build from what ``dataclasses.asdict`` returned, by way of JSON or not."""
         plain: dict[str, Any] = {name: tuple(data[name]) for name in COLUMNS}
-        return cls(**plain, extra={name: tuple(v) for name, v in data["extra"].items()})
+        table = cls(**plain, extra={name: tuple(v) for name, v in data["extra"].items()})
+        texts = (table.path, table.label, table.split, table.group, *table.extra.values())
+        if {len(text) for text in texts} != {len(table.path)} or None in table.path:
+            raise TypeError("its columns are of different lengths")
+        if not all(isinstance(word, str | None) for text in texts for word in text):
+            raise TypeError("its columns hold something else than text")
+        return table
 
     def listing(self, root: str, *, lines: Sequence[int] | None = None) -> Listing:
         """Look at each file and list them, sorted by name.

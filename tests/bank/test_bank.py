@@ -331,7 +331,10 @@ def test_a_recipe_that_was_tampered_with_is_damage(tmp_path):
 
 def test_sources_of_several_updates_stand_side_by_side(tmp_path):
     bank = filled(tmp_path / "bank")
-    bank.update([source("birds", {"1.png": "one"})], documents=[{"name": "birds", "kind": "flat"}])
+    bank.update(
+        [source("birds", {"1.png": "one"})],
+        documents=[{"name": "birds", "kind": "flat", "root": "/images"}],
+    )
     assert list(bank.index.sources) == ["ants", "birds"]
     assert len(bank.index) == 3
     assert bank.sources["birds"]["kind"] == "flat"

@@ -203,7 +203,9 @@ def test_other_places_under_one_name_get_a_number(tmp_path):
 def test_lists_are_joined_only_if_they_list_the_same(tmp_path):
     for name, listed in (("one", ["a"]), ("two", ["b"])):
         part = source("images", {listed[0]: name})
-        document = {"name": "images", "kind": "list", "root": "/images", "listed": listed}
+        none = [None]
+        table = {"path": listed, "label": none, "split": none, "group": none, "extra": {}}
+        document = {"name": "images", "kind": "list", "root": "/images", "listed": table}
         Bank.create(tmp_path / name).update([part], documents=[document])
 
     merge(tmp_path / "one", [tmp_path / "two", tmp_path / "two"])

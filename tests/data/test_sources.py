@@ -399,3 +399,28 @@ def test_find_images_expands_folders_and_keeps_files(tree):
     for images in ([np.zeros((2, 2, 3), np.uint8)], 3):
         with pytest.raises(DataError, match=r"expected paths of image.*TransferClassifier takes"):
             find_images(images)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": 1.5},
+        {"name": "x" * 300},
+        {"name": ""},
+        {"root": None},
+        {"table": 7},
+        {"classes": [1, 2]},
+        {"exclude": [None]},
+        {"columns": {"path": float("nan")}},
+        {"class_names": ["a"]},
+        {"hidden": "yes"},
+        {"listed": {"path": ["a"], "label": [], "split": [], "group": [], "extra": {}}},
+        {"listed": {"path": [1], "label": [None], "split": [None], "group": [None], "extra": {}}},
+        {"colour": "green"},
+    ],
+)
+def test_what_is_no_source_is_refused(changes):
+    plain = {"name": "birds", "kind": "flat", "root": "/images"}
+    assert Source.from_dict(plain).name == "birds"
+    with pytest.raises(DataError, match="not a source that featbank can read"):
+        Source.from_dict({**plain, **changes})
