@@ -189,7 +189,7 @@ GREY = np.zeros((4, 8, 8), np.uint8)
         (np.zeros((0, 8, 8, 3), np.uint8), "empty"),
         ([GREY[0], GREY[1]], "grey|shape"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_images_is_refused_with_advice(X: Any, advice: str) -> None:
     # 'squeezenet1_1' is not looked up: X is refused before any network is.

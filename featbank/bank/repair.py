@@ -251,7 +251,8 @@ class _Repair:
             bank.update([], documents=[s.to_dict() for s in found.values() if s is not None])
         missing = [name for name in described if name not in indexed]
         if not missing:
-            if not had_index and self.is_quarantined("index.h5"):
+            # An estimators' cache has neither, and lacks nothing.
+            if not had_index and any(map(self.is_quarantined, ("index.h5", "sources.json"))):
                 self.notes.append(
                     f"{self.path} has no index, and nothing says any more what it was of; run "
                     "`featbank extract` on each source: it computes nothing that the shards have."

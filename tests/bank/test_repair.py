@@ -381,3 +381,13 @@ def test_progress_counts_the_files_that_are_hashed(bank):
     seen = []
     repair(bank, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
+
+
+def test_a_bank_that_no_longer_knows_what_it_was_of_says_so(bank):
+    os.unlink(os.path.join(bank.path, "index.h5"))
+    damage(os.path.join(bank.path, "sources.json"))
+
+    done = repair(bank)
+
+    assert (done.images, done.index) == (0, "rebuilt")
+    assert "run `featbank extract` on each source" in done.notes[0]

@@ -86,7 +86,10 @@ def test_a_shard_of_a_killed_process_is_settled_before_a_run_counts_on_it(tmp_pa
 @pytest.mark.parametrize("word", ["a", "b", "c", "d", "e"])  # either shard may be read first
 def test_prune_settles_the_row_that_stays_before_it_removes_its_double(tmp_path, disk, word):
     bank = Bank.create(tmp_path / "bank")
-    bank.update([source("one", {"x.png": word})], documents=[{"name": "one", "root": "/images"}])
+    bank.update(
+        [source("one", {"x.png": word})],
+        documents=[{"name": "one", "kind": "flat", "root": "/images"}],
+    )
     bank.register(RECIPE, {})
     bank.seal(RECIPE, keys([word, "gone"]), {COLUMN: features([word, "gone"])})
     (old,) = parts(bank)
