@@ -806,6 +806,6 @@ HARNESSES = (
             Mutation("links in files followed", _skipping("link to somewhere else"), 60),
             Mutation("declared sizes not compared", _skipping("declares more"), 60),
         ),
-        seconds=900.0,
+        seconds=1800.0,
     ),
 )

@@ -772,6 +772,6 @@ HARNESSES = (
             Mutation("declared sizes in an archive not compared", _no_limit, 120),
             Mutation("arrays of a head not checked against one another", _unsound, 120),
         ),
-        seconds=900.0,
+        seconds=1800.0,
     ),
 )

@@ -437,7 +437,7 @@ HARNESSES = (
         run,
         short=100,
         long=5200,
-        seconds=900.0,
+        seconds=1800.0,
         mutations=(
             Mutation(
                 "a shard's digest unchecked",

@@ -406,6 +406,6 @@ HARNESSES = (
             Mutation("shards and indexes opened by HDF5 alone", _by_hdf5_alone, 400),
             Mutation("classifiers loaded by skops alone", _by_skops_alone, 400),
         ),
-        seconds=900.0,
+        seconds=1800.0,
     ),
 )

@@ -155,7 +155,7 @@ class Harness:
     short: int
     long: int
     mutations: tuple[Mutation, ...] = ()
-    seconds: float = 900.0
+    seconds: float = 1800.0
 
 
 @dataclass

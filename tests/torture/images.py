@@ -389,6 +389,6 @@ HARNESSES = (
         short=144,
         long=400,
         mutations=MUTATIONS,
-        seconds=900,
+        seconds=1800,
     ),
 )

@@ -786,6 +786,6 @@ HARNESSES = (
             Mutation("a key without the weights", without_weights, 500),
             Mutation("labels matched with rows by their order", with_labels_by_position, 2000),
         ),
-        seconds=900,
+        seconds=1800,
     ),
 )

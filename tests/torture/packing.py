@@ -368,6 +368,6 @@ HARNESSES = (
             Mutation("the folder goes before the file comes", folder_removed_first, trials=140),
             Mutation("old numbers beside a new table", numbers_beside_another_table, trials=210),
         ),
-        seconds=900.0,
+        seconds=1800.0,
     ),
 )

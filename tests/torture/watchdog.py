@@ -357,6 +357,6 @@ HARNESSES = (
             Mutation("images lost with their worker", _lost_with_their_worker, 1),
             Mutation("dead workers never waited for", _never_buried, 1),
         ),
-        seconds=900,
+        seconds=1800,
     ),
 )
