@@ -252,12 +252,7 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     """
     target = os.fsdecode(path)
     directory = os.path.dirname(target) or "."
-    written = _write_temporary(directory, data)
-    try:
-        fs.replace(written, target)
-    except BaseException:
-        _discard(written)
-        raise
+    _replace(target, _write_temporary(directory, data))
     fs.sync_directory(directory)
 
 
@@ -272,7 +267,11 @@ def write_cache(path: Path, data: bytes | memoryview) -> None:
         It could not be written; the old file stands.
     """
     target = os.fsdecode(path)
-    written = _write_temporary(os.path.dirname(target) or ".", data, sync=False)
+    _replace(target, _write_temporary(os.path.dirname(target) or ".", data, sync=False))
+
+
+def _replace(target: str, written: str) -> None:
+    """Give a temporary its name, or remove it."""
     try:
         fs.replace(written, target)
     except BaseException:

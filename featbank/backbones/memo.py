@@ -6,17 +6,16 @@ no reader for older ones: raise `_VERSION` and old entries are computed again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from featbank import durable
 from featbank.backbones.recipe import EXTRACTION_VERSION, Recipe, canonical_json
 from featbank.backbones.request import Request
 from featbank.data.index import RACY_NANOSECONDS
@@ -115,15 +114,7 @@ def remember(
     path = _path(request)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".recipe-")
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as out:
-                out.write(canonical_json(entry))
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        durable.write_cache(path, canonical_json(entry).encode("ascii"))
     except OSError as error:
         logger.debug("the recipe is not remembered: %s", error)
 

@@ -26,7 +26,7 @@ import itertools
 import json
 import os
 import zipfile
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -37,6 +37,7 @@ from featbank import durable
 from featbank.backbones.recipe import Recipe
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Located
+from featbank.data.sources import free_name
 from featbank.errors import BankError, MissingDependency, nearest
 
 __all__ = ["Exported", "export"]
@@ -147,17 +148,9 @@ def _columns(located: Located) -> dict[str, Words]:
     named = (chosen.paths, chosen.sources, chosen.labels, chosen.splits, chosen.groups, digests)
     columns: dict[str, Words] = dict(zip(_TABLE, named, strict=True))
     for title in _extras(located):
-        columns[_free(title, columns)] = located.further(title)
+        # A table of the user's may call a column of its own so.
+        columns[free_name(title, columns)] = located.further(title)
     return columns
-
-
-def _free(title: str, taken: Container[str]) -> str:
-    """Return a title for a column; a table of the user's may call one of its own so."""
-    number, free = 1, title
-    while free in taken:
-        number += 1
-        free = f"{title}-{number}"
-    return free
 
 
 # .npy and .csv
@@ -269,7 +262,7 @@ def _write_parquet(located: Located, path: str) -> None:
     number = arrow.from_numpy_dtype(located.dtype)
     schema = arrow.schema(
         [(_utf8(name), arrow.string()) for name in columns]
-        + [(_free("features", columns), arrow.list_(number, located.width))],
+        + [(free_name("features", columns), arrow.list_(number, located.width))],
         metadata={
             "featbank.recipe": json.dumps(chosen.recipe.to_dict()),
             "featbank.columns": json.dumps([column.name for column in chosen.columns]),

@@ -21,6 +21,7 @@ from featbank.bank.recipes import KnownRecipe
 from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard, columns_in, copy_shard
 from featbank.data.index import Index, IndexedSource, Text
+from featbank.data.sources import free_name
 from featbank.errors import BankDamaged, BankError
 
 __all__ = ["Merged", "merge"]
@@ -210,7 +211,7 @@ def _add_sources(target: Bank, other: Bank) -> int:
             document = described.get(name, {})
             known = places.get(_place(part, document))
             if known is None:
-                known = _free(name, taken)
+                known = free_name(name, taken)
                 taken.add(known)
                 if document:
                     told.append({**document, "name": known})
@@ -234,14 +235,6 @@ def _place(part: IndexedSource | None, document: Mapping[str, Any]) -> tuple[Any
         listed = {key: value for key, value in document.items() if key != "name"}
         return ("list", root, canonical_json(listed))
     return (root, document.get("table")) if kind == "csv" else (root,)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}-{number}"
-    return free
 
 
 def _joined(mine: IndexedSource, theirs: IndexedSource) -> IndexedSource:

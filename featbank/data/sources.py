@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,16 @@ from featbank.data.tables import Table, check_columns, read_csv, split_word
 from featbank.data.walk import EXTENSIONS, is_image_name, shown, walk
 from featbank.errors import DataError, SourceNotFound, nearest
 
-__all__ = ["KINDS", "Source", "find_images", "load_class_names", "open_source", "scan", "scan_all"]
+__all__ = [
+    "KINDS",
+    "Source",
+    "find_images",
+    "free_name",
+    "load_class_names",
+    "open_source",
+    "scan",
+    "scan_all",
+]
 
 KINDS = ("folder", "split-folders", "flat", "csv", "list")
 
@@ -101,6 +110,15 @@ class Source:
             return source
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"this is not a source that featbank can read: {error}.") from error
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, with a number behind it if it is taken: ``birds-2``."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 _MAX_NAME = 255  # characters of a source's name, which is that of a folder or a file

@@ -12,7 +12,7 @@ from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.bank.bank import Bank
 from featbank.bank.rows import Rows
 from featbank.data.index import IndexedSource
-from featbank.data.sources import Source, open_source, scan_all
+from featbank.data.sources import Source, free_name, open_source, scan_all
 from featbank.errors import DataError
 from featbank.extraction.plan import SourcePlan, plan_source
 
@@ -76,12 +76,7 @@ def name_sources(sources: Sequence[Source], described: Mapping[str, Any]) -> lis
     taken = {source.name for source in known}
     named = []
     for source in sources:
-        name = place.get(_place(source))
-        if name is None:
-            name, number = source.name, 1
-            while name in taken:
-                number += 1
-                name = f"{source.name}-{number}"
+        name = place.get(_place(source)) or free_name(source.name, taken)
         taken.add(name)
         place[_place(source)] = name
         named.append(dataclasses.replace(source, name=name))
