@@ -157,29 +157,39 @@ class Backbone:
 
         if not columns:
             raise BackboneError("no column was asked for; name at least one layer.")
+        wanted = frozenset(column.layer for column in columns)
+        with torch.inference_mode(), self._arithmetic():
+            # The first pass goes to the end, to see that each layer runs once.
+            pooled = self.compute(batch, columns, stop=wanted in self._proven)
+            self._proven.add(wanted)
+            # One wait for the device, behind all layers.
+            values = {column: tensor.cpu().numpy() for column, tensor in pooled.items()}
+        return {column: _stored(values[column], column) for column in dict.fromkeys(columns)}
+
+    def compute(
+        self, batch: npt.NDArray[Any] | Tensor, columns: Sequence[Column], *, stop: bool = False
+    ) -> dict[Column, Tensor]:
+        """Compute features as float32 tensors on the device; see `run`.
+
+        With `stop`, the pass ends behind the last layer that is wanted.
+        """
         by_layer: dict[str, list[Column]] = defaultdict(list)
         for column in dict.fromkeys(columns):
             by_layer[column.layer].append(column)
-        wanted = frozenset(by_layer)
-        with torch.inference_mode(), self._arithmetic():
-            inputs = self._inputs(batch)
-            if len(inputs) == 0:
-                raise BackboneError("the batch holds no image.")
-            pooled = layers.capture(
-                self.network,
-                inputs,
-                {
-                    layer: self._pooler(layer, chosen, tuple(inputs.shape))
-                    for layer, chosen in by_layer.items()
-                },
-                final=self._final(inputs),
-                # The first pass goes to the end, to see that each layer runs once.
-                stop=wanted in self._proven,
-            )
-            self._proven.add(wanted)
-            # One wait for the device, behind all layers.
-            values = {c: tensor.cpu().numpy() for p in pooled.values() for c, tensor in p.items()}
-        return {column: _stored(values[column], column) for column in dict.fromkeys(columns)}
+        inputs = self._inputs(batch)
+        if len(inputs) == 0:
+            raise BackboneError("the batch holds no image.")
+        pooled = layers.capture(
+            self.network,
+            inputs,
+            {
+                layer: self._pooler(layer, chosen, tuple(inputs.shape))
+                for layer, chosen in by_layer.items()
+            },
+            final=self._final(inputs),
+            stop=stop,
+        )
+        return {column: tensor for part in pooled.values() for column, tensor in part.items()}
 
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Return the layers that `run` can be asked for, with their shapes for one image.

@@ -112,6 +112,13 @@ run_options = together(
     click.option(
         "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, mps."
     ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "torch", "onnx"]),
+        default="auto",
+        show_default=True,
+        help="What runs the network; auto takes the fastest exact one that is installed.",
+    ),
 )
 
 

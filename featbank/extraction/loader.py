@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featbank.backbones.recipe import Recipe
+from featbank.backbones import graph
+from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.request import Request
-from featbank.extraction.messages import Network
+from featbank.extraction.messages import Loader, Network
 
 if TYPE_CHECKING:
     from featbank.backbones.module import ModuleBackbone
+    from featbank.backbones.runtime import Backbone
 
-__all__ = ["ModuleLoader", "RequestLoader"]
+__all__ = ["GraphLoader", "ModuleLoader", "RequestLoader", "fastest"]
 
 _KEPT = 2  # networks: a process that predicts again and again builds its network once
 _loaded: OrderedDict[tuple[str, str], Network] = OrderedDict()
+
+
+def _kept(key: tuple[str, str], load: Callable[[], Network]) -> Network:
+    if key not in _loaded:
+        _loaded[key] = load()
+    _loaded.move_to_end(key)
+    while len(_loaded) > _KEPT:
+        _loaded.popitem(last=False)
+    return _loaded[key]
 
 
 @dataclass(frozen=True)
@@ -28,15 +40,13 @@ class RequestLoader:
 
     def load(self, device: str) -> Network:
         """Build the network on a device; its weights must be those of the recipe."""
+        return _kept((self.recipe.fingerprint, device), lambda: self.build(device))
+
+    def build(self, device: str) -> Backbone:
+        """Build the network, of which the process keeps none."""
         from featbank.backbones.runtime import load
 
-        key = (self.recipe.fingerprint, device)
-        if key not in _loaded:
-            _loaded[key] = load(self.request, self.recipe, device=device)
-        _loaded.move_to_end(key)
-        while len(_loaded) > _KEPT:
-            _loaded.popitem(last=False)
-        return _loaded[key]
+        return load(self.request, self.recipe, device=device)
 
 
 @dataclass(frozen=True)
@@ -48,3 +58,42 @@ class ModuleLoader:
     def load(self, device: str) -> Network:
         """Move the module to a device."""
         return self.backbone.to(device)
+
+
+@dataclass(frozen=True)
+class GraphLoader:
+    """Brings a graph; it needs no torch."""
+
+    graph: graph.Graph
+
+    def load(self, device: str) -> Network:
+        """Return the graph, which runs on a CPU."""
+        return _kept((self.graph.digest, device), lambda: self.graph)
+
+
+def fastest(
+    loader: Loader, columns: Sequence[Column], *, device: str, runtime: str = "auto"
+) -> Loader:
+    """Return what brings the same features soonest: a graph where one can be had, else `loader`.
+
+    A graph that is not in the cache is made, which needs the network.
+
+    Parameters
+    ----------
+    loader : Loader
+    columns : sequence of Column
+    device : str
+    runtime : {"auto", "torch", "onnx"}
+    """
+    if (
+        runtime == "torch"
+        or device != "cpu"
+        or not isinstance(loader, RequestLoader)
+        or loader.recipe.precision != "float32"
+        or not graph.available()
+    ):
+        return loader
+    found = graph.find(loader.recipe, columns)
+    if found is None:
+        found = graph.make(loader.build(device), columns)
+    return loader if found is None else GraphLoader(found)

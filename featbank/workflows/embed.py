@@ -25,6 +25,7 @@ from featbank.data.index import RACY_NANOSECONDS
 from featbank.data.modes import to_rgb
 from featbank.errors import DataError, ImageError
 from featbank.extraction.claims import COMPUTED, REUSED, Claims
+from featbank.extraction.loader import fastest
 from featbank.extraction.run import Settings, run
 from featbank.extraction.sealing import BankStore, MemoryStore, Sealer, Store, writing
 from featbank.extraction.task import NOT_FINITE, embed_batch
@@ -163,11 +164,16 @@ def embed_images(
         if lacking():
             with lock:
                 todo = lacking()  # another process may have computed them meanwhile
+                loader = model.loader
+                if todo:
+                    loader = fastest(
+                        loader, columns, device=settings.device, runtime=settings.runtime
+                    )
                 sealer = Sealer(store, rows=settings.shard_rows, seconds=settings.shard_seconds)
                 try:
                     for start in range(0, len(todo), settings.batch):
                         rows = todo[start : start + settings.batch]
-                        network = model.loader.load(settings.device)
+                        network = loader.load(settings.device)
                         arrays = [network.prepare(_as_image(images[r], r, model)) for r in rows]
                         outcome = embed_batch(network, arrays, columns)
                         if outcome.bad:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featbank.backbones import graph
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
 from featbank.bank import packed
@@ -26,7 +27,13 @@ from featbank.bank.layered import check_target, extending, look
 from featbank.data.decode import DecodePolicy
 from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import open_source
-from featbank.errors import BackboneError, DataError, ExtractionError, nearest
+from featbank.errors import (
+    BackboneError,
+    DataError,
+    ExtractionError,
+    MissingDependency,
+    nearest,
+)
 from featbank.extraction.claims import COMPUTED, FAILED, PENDING, REUSED, Claims
 from featbank.extraction.messages import Loader
 from featbank.extraction.run import Settings, run
@@ -178,6 +185,7 @@ def extract(
     weights: str = "DEFAULT",
     workers: int | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     batch_size: int | None = None,
     on_error: str = "skip",
     progress: Progress | None = None,
@@ -206,6 +214,9 @@ def extract(
         Processes; by default one a core. 0 does everything in this process, with no watchdog.
     device : str
         auto, cpu, cuda or mps.
+    runtime : {"auto", "torch", "onnx"}
+        What runs the network. ONNX Runtime (extra ``onnx``) is exact to 1e-5 and up to twice as
+        fast on a CPU; ``auto`` takes it where it is installed and proves itself.
     batch_size : int, optional
     on_error : {"skip", "raise"}
     progress : callable, optional
@@ -237,7 +248,12 @@ def extract(
         open_model(model, **words),
         parse_columns(layers),
         settings=run_settings(
-            workers=workers, device=device, batch_size=batch_size, on_error=on_error, **settings
+            workers=workers,
+            device=device,
+            runtime=runtime,
+            batch_size=batch_size,
+            on_error=on_error,
+            **settings,
         ),
         progress=progress,
         **choices,
@@ -257,6 +273,7 @@ def run_settings(
     *,
     workers: int | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     batch_size: int | None = None,
     on_error: str = "skip",
     **more: Any,
@@ -273,9 +290,17 @@ def run_settings(
             raise DataError(f"{name} is {value}; give {least} or more.")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):  # also where nothing is to be run
         raise BackboneError(f"device is auto, cpu, cuda, cuda:N or mps, not {device!r}.")
+    if runtime not in ("auto", "torch", "onnx"):
+        raise BackboneError(f"runtime is 'auto', 'torch' or 'onnx', not {runtime!r}.")
+    if runtime == "onnx" and not graph.available():
+        raise MissingDependency(
+            "runtime onnx needs ONNX Runtime, which is not installed; run "
+            "`pip install 'featbank[onnx]'`, or leave the runtime out."
+        )
     return Settings(
         workers=workers,
         device=device,
+        runtime=runtime,
         batch_size=batch_size,
         raise_on_error=on_error == "raise",
         **more,
@@ -502,7 +527,7 @@ def _may_have_accelerator() -> bool:
 def provenance(model: Model, settings: Settings) -> dict[str, Any]:
     """Return what stands beside a recipe without being part of it."""
     versions = {}
-    for package in ("featbank", "torch", "torchvision", "timm", "numpy", "pillow"):
+    for package in ("featbank", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

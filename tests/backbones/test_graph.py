@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank.backbones import graph
+from featbank.backbones.recipe import Column
+from featbank.backbones.request import Request
+from featbank.backbones.runtime import Backbone, load
+from featbank.extraction.loader import GraphLoader, RequestLoader, fastest
+from tests.tiny import make_images
+
+pytest.importorskip("onnxruntime")
+
+COLUMNS = (Column(), Column("stage2", "max"), Column("stage3", "gem", dtype="float16"))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load(Request("shufflenet_v2_x0_5", weights="none", input_size=64))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEATBANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def pixels(n: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_gives_the_features_of_the_eager_network_for_any_batch(backbone, own_cache, n):
+    made = graph.make(backbone, COLUMNS)
+    expected, got = backbone.run(pixels(n), COLUMNS), made.run(pixels(n), COLUMNS)
+    for column in COLUMNS:
+        assert got[column].dtype == column.dtype
+        tolerance = 1e-5 if column.dtype == "float32" else 2e-3
+        assert np.linalg.norm(got[column].astype(np.float64) - expected[column]) <= tolerance * (
+            np.linalg.norm(expected[column].astype(np.float64))
+        )
+
+
+def test_leaves_the_network_in_evaluation_mode(backbone, own_cache):
+    before = backbone.run(pixels(3), COLUMNS[:1])[COLUMNS[0]]
+    graph.make(backbone, COLUMNS)
+    assert not any(module.training for module in backbone.network.modules())
+    assert np.array_equal(backbone.run(pixels(3), COLUMNS[:1])[COLUMNS[0]], before)
+
+
+def test_gives_some_of_its_columns(backbone, own_cache):
+    made = graph.make(backbone, COLUMNS)
+    assert list(made.run(pixels(2), COLUMNS[1:2])) == [COLUMNS[1]]
+
+
+def test_is_found_again_and_only_for_the_same_recipe_and_columns(backbone, own_cache):
+    made = graph.make(backbone, COLUMNS)
+    assert graph.find(backbone.recipe, COLUMNS) == made
+    assert graph.find(backbone.recipe, COLUMNS[:1]) is None
+    other = dataclasses.replace(backbone.recipe, weights="0" * 64)
+    assert graph.find(other, COLUMNS) is None
+
+
+def test_another_version_of_a_package_makes_it_anew(backbone, own_cache, monkeypatch):
+    graph.make(backbone, COLUMNS)
+    monkeypatch.setattr(graph, "_versions", lambda: {"torch": "99"})
+    assert graph.find(backbone.recipe, COLUMNS) is None
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_file_is_never_run(backbone, own_cache, suffix, damage):
+    made = graph.make(backbone, COLUMNS)
+    path = Path(made.path).with_suffix(suffix)
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        data[data.index(b"sha256") + 12 if suffix == ".json" else len(data) // 2] ^= 1
+        path.write_bytes(data if damage == "flipped" else data[: len(data) // 2])
+    assert graph.find(backbone.recipe, COLUMNS) is None
+
+
+def test_a_file_that_was_changed_after_it_was_found_is_not_run(backbone, own_cache):
+    made = graph.make(backbone, COLUMNS)
+    Path(made.path).write_bytes(b"something else")
+    with pytest.raises(OSError, match="changed since"):
+        graph.Graph(made.path, made.digest, made.preprocess, made.columns).run(pixels(1), COLUMNS)
+
+
+def test_a_graph_with_other_features_is_refused(backbone, own_cache, monkeypatch):
+    honest = graph.Graph.run
+    monkeypatch.setattr(
+        graph.Graph,
+        "run",
+        lambda self, batch, columns: {
+            c: v * np.float32(1 + 1e-4) for c, v in honest(self, batch, columns).items()
+        },
+    )
+    assert graph.make(backbone, COLUMNS[:1]) is None
+    assert graph.find(backbone.recipe, COLUMNS[:1]) is None
+
+
+def test_a_network_that_cannot_be_exported_runs_in_torch(own_cache, monkeypatch):
+    loader = RequestLoader(request := Request("resnet18", weights="none"), _recipe(request))
+
+    def refuse(*args, **options):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("torch.onnx.export", refuse)
+    assert fastest(loader, COLUMNS[:1], device="cpu") is loader
+
+
+def _recipe(request: Request):
+    from featbank.backbones.resolution import resolve
+
+    return resolve(request)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"device": "cuda"}, {}),
+        ({"device": "cpu", "runtime": "torch"}, {}),
+        ({"device": "cpu"}, {"precision": "bfloat16"}),
+    ],
+)
+def test_torch_runs_what_is_not_float32_on_a_cpu(own_cache, how, words):
+    request = Request("shufflenet_v2_x0_5", weights="none", input_size=64, **words)
+    loader = RequestLoader(request, _recipe(request))
+    assert fastest(loader, COLUMNS[:1], **how) is loader
+
+
+def test_travels_as_a_path(backbone, own_cache):
+    made = graph.make(backbone, COLUMNS)
+    made.run(pixels(1), COLUMNS)
+    data = pickle.dumps(GraphLoader(made))
+    assert len(data) < 4096
+    again = pickle.loads(data).load("cpu")
+    assert np.array_equal(
+        again.run(pixels(2), COLUMNS[:1])[COLUMNS[0]], made.run(pixels(2), COLUMNS[:1])[COLUMNS[0]]
+    )
+
+
+def test_vision_transformers_have_graphs_too(own_cache):
+    backbone = load(Request("timm/vit_tiny_patch16_224", weights="none"))
+    columns = [Column(), Column("blocks.5", "cls")]
+    made = graph.make(backbone, columns)
+    assert made is not None
+    batch = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    expected, got = backbone.run(batch, columns), made.run(batch, columns)
+    for column in columns:
+        np.testing.assert_allclose(got[column], expected[column], rtol=1e-3, atol=1e-4)
+
+
+def test_a_second_extraction_of_new_images_imports_no_torch(own_cache, tmp_path):
+    make_images(tmp_path / "a", 4)
+    make_images(tmp_path / "b", 4, seed=5)
+    script = (
+        "import sys, featbank\n"
+        "bank = featbank.extract(sys.argv[1], 'shufflenet_v2_x0_5', sys.argv[2], weights='none',"
+        " input_size=64, workers=0)\n"
+        "print(len(bank.index), 'torch' in sys.modules)\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, tmp_path / name, tmp_path / "bank"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for name in ("a", "b")
+    ]
+    assert said == [["4", "True"], ["8", "False"]]
+
+
+def test_the_json_beside_it_says_how_exact_it_is(backbone, own_cache):
+    made = graph.make(backbone, COLUMNS[:1])
+    told = json.loads(Path(made.path).with_suffix(".json").read_text())
+    assert 0 <= told["error"] <= graph.TOLERANCE
+    assert told["versions"]["torch"]
