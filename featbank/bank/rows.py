@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,22 @@ Int = npt.NDArray[np.int64]
 def as_scalars(keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.bytes_]:
     """Return (N, 32) keys as (N,) scalars that sort and compare."""
     return np.ascontiguousarray(keys).view("S32").reshape(len(keys))
+
+
+def _heads_of(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
+    """Return the first 8 bytes of each key as a number; numbers are sorted and found sooner."""
+    return keys.view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+
+
+def _unique(keys: npt.NDArray[np.bytes_]) -> tuple[npt.NDArray[np.bytes_], Int]:
+    """Return the keys sorted, each once, and where each comes first."""
+    heads = _heads_of(keys)
+    order = np.argsort(heads, kind="stable")
+    new = np.ones(len(keys), np.bool_)
+    new[1:] = keys[order][1:] != keys[order][:-1]
+    if (heads[order][1:] == heads[order][:-1])[new[1:]].any():  # equal heads over other keys
+        return np.unique(keys, return_index=True)
+    return keys[order[new]], order[new]
 
 
 @dataclass(frozen=True)
@@ -54,9 +71,7 @@ class Rows:
         widths = {s.columns[column].shape[1] for s in shards}
         if len(widths) > 1:
             raise BankDamaged(f"{column.name} has rows of different lengths: {sorted(widths)}.")
-        keys, first = np.unique(
-            as_scalars(np.concatenate([s.keys for s in shards])), return_index=True
-        )
+        keys, first = _unique(as_scalars(np.concatenate([s.keys for s in shards])))
         counts = [len(s.keys) for s in shards]
         shard = np.repeat(np.arange(len(shards)), counts)[first]
         row = np.concatenate([np.arange(n) for n in counts])[first]
@@ -70,8 +85,20 @@ class Rows:
         wanted = as_scalars(keys)
         if not len(self.keys):
             return np.full(len(wanted), -1, np.int64)
-        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return np.where(self.keys[at] == wanted, at, -1)
+        heads = self._heads
+        sought = _heads_of(wanted)
+        at = np.minimum(np.searchsorted(heads, sought), len(heads) - 1)
+        found = self.keys[at] == wanted
+        # Two keys with one head are a stranger's work; then whole keys are compared.
+        if (odd := np.flatnonzero(~found & (heads[at] == sought))).size:
+            exact = np.searchsorted(self.keys, wanted[odd])
+            at[odd] = np.minimum(exact, len(self.keys) - 1)
+            found[odd] = self.keys[at[odd]] == wanted[odd]
+        return np.where(found, at, -1)
+
+    @cached_property
+    def _heads(self) -> npt.NDArray[np.uint64]:
+        return _heads_of(self.keys)
 
     def read(self, positions: Int) -> npt.NDArray[Any]:
         """Return the features at `positions` (as `find` gave them), shape (N, D)."""

@@ -72,8 +72,16 @@ class Text:
         """Return the column with only these rows."""
         return Text(self.codes[rows], self.vocabulary)
 
+    def equals(self, other: Text) -> bool:
+        """Whether the other column has the same values."""
+        if self.vocabulary == other.vocabulary:
+            return np.array_equal(self.codes, other.codes)
+        return self.tolist() == other.tolist()
+
     def replaced(self, values: dict[int, str | None]) -> Text:
         """Return the column with the values of some rows replaced."""
+        if not values:
+            return self
         words = self.tolist()
         for row, value in values.items():
             words[row] = value

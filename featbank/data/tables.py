@@ -86,12 +86,7 @@ class Table:
             if first != row:
                 self._check_same(first, row, lines=lines)
         stats, scanned = FileStats(), time.time_ns()
-        for name in rows:
-            try:
-                state: os.stat_result | None = os.stat(os.path.join(top, name))
-            except (OSError, ValueError):
-                state = None
-            stats.add(state, scanned)
+        stats.add((_state_of(os.path.join(top, name)) for name in rows), scanned)
         if rows and max(stats.size) < 0:
             raise DataError(
                 f"none of the {len(rows)} images listed is there, for instance "
@@ -273,6 +268,13 @@ def _delimiter(path: str, text: str, wanted: str | None) -> str:
         if wanted in [name.strip() for name in names]:
             return delimiter
     return delimiters[0]
+
+
+def _state_of(path: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _name(top: bytes, path: str) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ EXTENSIONS = (
 )  # fmt: skip
 """What makes a file an image while walking, whatever the case of its letters."""
 
+_MISSING = (-1, 0, 0, 0)  # size, mtime, ctime and inode of a file that is not there
 _ENDINGS = frozenset(os.fsencode(extension[1:]) for extension in EXTENSIONS)
 
 
@@ -34,13 +36,18 @@ def shown(path: str | bytes) -> str:
 def numbers_of(state: os.stat_result) -> tuple[int, int, int, int]:
     """Return size, mtime, ctime and inode, each of which fits 64 bits with a sign."""
     # Some file systems number inodes beyond 2**63: only equality matters.
-    inode = (state.st_ino & 0xFFFF_FFFF_FFFF_FFFF) - (state.st_ino >> 63 << 64)
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, inode
+    inode = state.st_ino
+    return (
+        state.st_size,
+        state.st_mtime_ns,
+        state.st_ctime_ns,
+        (inode if inode < 1 << 63 else inode - (1 << 64)),
+    )
 
 
 @dataclass(frozen=True)
 class FileStats:
-    """Five columns of ``stat``, filled a file at a time; see `Listing` for what they mean."""
+    """Five columns of ``stat``; see `Listing` for what they mean."""
 
     size: array[int] = field(default_factory=lambda: array("q"))
     mtime: array[int] = field(default_factory=lambda: array("q"))
@@ -48,14 +55,17 @@ class FileStats:
     inode: array[int] = field(default_factory=lambda: array("q"))
     scanned: array[int] = field(default_factory=lambda: array("q"))
 
-    def add(self, state: os.stat_result | None, scanned: int) -> None:
-        """Append one file's state; None for a file that is not there: size -1, times 0."""
-        row = (-1, 0, 0, 0) if state is None else numbers_of(state)
-        self.size.append(row[0])
-        self.mtime.append(row[1])
-        self.ctime.append(row[2])
-        self.inode.append(row[3])
-        self.scanned.append(scanned)
+    def add(self, states: Iterable[os.stat_result | None], scanned: int) -> None:
+        """Append files that were looked at together; None for one that is not there."""
+        rows = [_MISSING if state is None else numbers_of(state) for state in states]
+        if rows:
+            for column, values in zip(
+                (self.size, self.mtime, self.ctime, self.inode),
+                zip(*rows, strict=True),
+                strict=True,
+            ):
+                column.extend(values)
+        self.scanned.extend(itertools.repeat(scanned, len(rows)))
 
     def listing(
         self,
@@ -129,15 +139,17 @@ def walk(root: bytes, *, hidden: bool = False, follow_links: bool = False) -> Li
     for folder, entries, scanned in _folders(root, hidden=hidden, follow_links=follow_links):
         code = folders.setdefault(folder.partition(b"/")[0], len(folders) - 1)
         prefix = folder + b"/" if folder else b""
-        for entry in entries:
-            try:
-                state: os.stat_result | None = entry.stat()
-            except OSError:  # a link to nothing, or a file that has just gone
-                state = None
-            names.append(prefix + entry.name)
-            codes.append(code)
-            stats.add(state, scanned)
+        names += [prefix + entry.name for entry in entries]
+        codes.extend(itertools.repeat(code, len(entries)))
+        stats.add(map(_state_of, entries), scanned)
     return stats.listing(names, label=_label(codes, folders))
+
+
+def _state_of(entry: os.DirEntry[bytes]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:  # a link to nothing, or a file that has just gone
+        return None
 
 
 def _label(codes: array[int], folders: dict[bytes, int]) -> Text:
@@ -177,20 +189,29 @@ def _folders(
                 raise
             logger.warning("%s is left out: %s.", shown(path), error.strerror or error)
             continue
-        files = []
+        files, folders = [], []
         for entry in entries:
             name = entry.name
             if name[:1] == b"." and not hidden:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(folder + b"/" + name if folder else name)
+            if entry.is_file(follow_symlinks=False):  # most are, and one question is enough
+                if is_image_name(name):
+                    files.append(entry)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(folder + b"/" + name if folder else name)
             elif _is_linked_folder(entry):
                 if follow_links:
                     links.append(folder + b"/" + name if folder else name)
             elif is_image_name(name):
                 files.append(entry)
+        # In the order of their names, as all of them will be: sorting runs is quick.
+        stack += sorted(folders, reverse=True)
         if files:
-            yield folder, files, scanned
+            yield folder, sorted(files, key=_name_of), scanned
+
+
+def _name_of(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
 
 
 def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -594,14 +594,11 @@ def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
         and np.array_equal(old.known, new.known)
         and np.array_equal(old.digest[new.known], new.digest[new.known])
         and np.array_equal(old.listing.racy[looked], new.listing.racy[looked])
-        and old.failure.tolist() == new.failure.tolist()
-        and old.failure_under.tolist() == new.failure_under.tolist()
-        and all(getattr(old.listing, n).tolist() == getattr(new.listing, n).tolist() for n in texts)
+        and old.failure.equals(new.failure)
+        and old.failure_under.equals(new.failure_under)
+        and all(getattr(old.listing, n).equals(getattr(new.listing, n)) for n in texts)
         and old.listing.extra.keys() == new.listing.extra.keys()
-        and all(
-            old.listing.extra[n].tolist() == new.listing.extra[n].tolist()
-            for n in new.listing.extra
-        )
+        and all(old.listing.extra[n].equals(new.listing.extra[n]) for n in new.listing.extra)
     )
     return not same
 

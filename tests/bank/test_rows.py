@@ -60,3 +60,22 @@ def test_rows_of_different_lengths_are_damage(tmp_path):
     shards = [shard(tmp_path, ["a"], [COLUMN]), shard(tmp_path, ["b"], [COLUMN], width=4)]
     with pytest.raises(BankDamaged, match="different lengths"):
         Rows.of(COLUMN, shards)
+
+
+def test_keys_with_one_beginning_are_told_apart(tmp_path):
+    """SHA-256 gives no such keys; a stranger's bank may hold them."""
+    many = np.zeros((6, 32), np.uint8)
+    many[:, 31] = [5, 3, 9, 2, 3, 1]
+    values = np.arange(6, dtype=np.float32)[:, None]
+    shards = [
+        read_shard(seal_shard(str(tmp_path), RECIPE, many[part], {COLUMN: values[part]}))
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    rows = Rows.of(COLUMN, shards)
+    assert len(rows) == 5
+    at = rows.find(many)
+    assert (at >= 0).all()
+    assert rows.read(at)[:, 0].tolist() == [0, 1, 2, 3, 1, 5]
+    other = many.copy()
+    other[:, 30] = 1
+    assert (rows.find(other) == -1).all()
