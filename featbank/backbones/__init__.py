@@ -3,6 +3,7 @@
 Importing this package imports no torch: decoding workers, and runs with nothing to do, need none.
 """
 
+from featbank.backbones.device import pick_device
 from featbank.backbones.memo import cache_dir
 from featbank.backbones.module import ModuleBackbone, from_module
 from featbank.backbones.preprocess import apply
@@ -10,7 +11,7 @@ from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.registry import BackboneInfo, describe, list_backbones
 from featbank.backbones.request import Request
 from featbank.backbones.resolution import resolve
-from featbank.backbones.runtime import Backbone, load, pick_device
+from featbank.backbones.runtime import Backbone, load
 
 __all__ = [
     "Backbone",

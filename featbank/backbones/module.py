@@ -14,10 +14,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from featbank.backbones import layers
+from featbank.backbones.device import pick_device
 from featbank.backbones.preprocess import FROM_TRANSFORM
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.request import PRECISIONS
-from featbank.backbones.runtime import Backbone, pick_device
+from featbank.backbones.runtime import Backbone
 from featbank.backbones.torchvision import from_preset
 from featbank.backbones.weights import digest_state
 from featbank.data.decode import DecodePolicy

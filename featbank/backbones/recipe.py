@@ -207,8 +207,10 @@ class Column:
         return f"{self.layer}:{self.pooling}:{self.view}:{self.dtype}"
 
     @classmethod
-    def parse(cls, text: str) -> Column:
+    def parse(cls, text: str, *, dtype: str = "float32") -> Column:
         """Read ``layer[:pooling[:view[:dtype]]]``, as ``--layers`` takes it and `name` writes it.
+
+        `dtype` counts where the text names none.
 
         Examples
         --------
@@ -218,4 +220,5 @@ class Column:
         parts = text.strip().split(":")
         if len(parts) > 4:
             raise BackboneError(f"a layer is written layer[:pooling[:view[:dtype]]], not {text!r}.")
-        return cls(*parts)
+        defaults = ("penultimate", "avg", "identity", dtype)
+        return cls(*parts, *defaults[len(parts) :])

@@ -10,9 +10,10 @@ from typing import Any
 from featbank.data.decode import DecodePolicy
 from featbank.errors import BackboneError
 
-__all__ = ["PRECISIONS", "Request"]
+__all__ = ["PRECISIONS", "RUNTIMES", "Request"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+RUNTIMES = ("auto", "torch", "openvino")
 FILE_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
@@ -34,6 +35,8 @@ class Request:
     input_size : int, optional
         Side of the network's input in pixels; the margin around the crop scales with it.
     precision : {"float32", "bfloat16", "float16"}
+    runtime : {"auto", "torch", "openvino"}
+        What runs the network; below float32 it is part of the recipe.
     decode : DecodePolicy
         How bytes become RGB.
     seed : int
@@ -47,6 +50,7 @@ class Request:
     squash: bool = False
     input_size: int | None = None
     precision: str = "float32"
+    runtime: str = "auto"
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     seed: int = 0
 
@@ -60,6 +64,12 @@ class Request:
         if self.precision not in PRECISIONS:
             raise BackboneError(
                 f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}."
+            )
+        if self.runtime not in RUNTIMES:
+            raise BackboneError(f"runtime is one of {', '.join(RUNTIMES)}, not {self.runtime!r}.")
+        if self.runtime == "openvino" and self.precision == "float16":
+            raise BackboneError(
+                "OpenVINO computes in float32 or bfloat16; choose one of them, or --runtime torch."
             )
         if not 0 <= self.seed < 2**63:
             raise BackboneError(f"seed is a whole number from 0 on, not {self.seed}.")
@@ -87,7 +97,7 @@ class Request:
     def from_dict(cls, data: dict[str, Any]) -> Request:
         """Build from what `to_dict` returned."""
         try:
-            for name in ("model", "weights", "precision"):
+            for name in ("model", "weights", "precision", "runtime"):
                 if not isinstance(data.get(name, ""), str):
                     raise TypeError(f"its {name} is {data[name]!r}")
             return cls(**{**data, "decode": DecodePolicy.from_dict(data["decode"])})

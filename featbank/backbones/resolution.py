@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featbank.backbones import memo
+from featbank.backbones import graph, memo
+from featbank.backbones.device import likely_device
 from featbank.backbones.preprocess import override
 from featbank.backbones.provider import Provider
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.registry import find
 from featbank.backbones.request import Request
 from featbank.backbones.weights import digest_file, digest_state, read
-from featbank.errors import BackboneError, WeightsMismatch, WeightsUnavailable
+from featbank.errors import (
+    BackboneError,
+    MissingDependency,
+    WeightsMismatch,
+    WeightsUnavailable,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +52,7 @@ def resolve(request: Request) -> Recipe:
     ------
     UnknownBackbone, WeightsUnavailable, MissingDependency, BackboneError
     """
+    request = dataclasses.replace(request, runtime=_engine(request) or "auto")
     if recipe := memo.recall(request):
         return recipe
     choice = _choose(request)
@@ -63,7 +70,7 @@ def resolve(request: Request) -> Recipe:
         weights=weights,
         preprocess=preprocess,
         precision=request.precision,
-        runtime=None if request.precision == "float32" else "torch",
+        runtime=None if request.precision == "float32" else request.runtime,
     )
     memo.remember(request, recipe, file=choice.file, stat=stat, looked=looked)
     return recipe
@@ -117,6 +124,27 @@ def build(request: Request, recipe: Recipe | None = None) -> tuple[nn.Module, st
         )
     network.eval().requires_grad_(False)
     return network, choice.provider.classifier(network), recipe
+
+
+def _engine(request: Request) -> str | None:
+    """Return what computes below float32, where engines differ; None in float32."""
+    precision = request.precision
+    if request.runtime == "openvino" and not graph.computes_in(precision):
+        if graph.available():
+            raise BackboneError(
+                f"this processor has no {precision}, so OpenVINO can't compute in it; "
+                "use --runtime torch, or leave the precision out."
+            )
+        raise MissingDependency(
+            "--runtime openvino needs OpenVINO, which is not installed; run "
+            "`pip install 'featbank[openvino]'`, or leave the runtime out."
+        )
+    if precision == "float32":
+        return None
+    if request.runtime != "auto":
+        return request.runtime
+    on_cpu = precision == "bfloat16" and likely_device() == "cpu"
+    return "openvino" if on_cpu and graph.computes_in(precision) else "torch"
 
 
 def _choose(request: Request) -> _Choice:

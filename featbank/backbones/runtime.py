@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featbank.backbones import layers, preprocess, resolution
+from featbank.backbones.device import pick_device
 from featbank.backbones.pooling import layout_of, pool
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
@@ -20,38 +21,9 @@ from featbank.errors import BackboneError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Backbone", "load", "pick_device"]
+__all__ = ["Backbone", "load"]
 
 Features = npt.NDArray[np.floating[Any]]
-
-
-def pick_device(device: str = "auto") -> str:
-    """Return the device to run on.
-
-    Parameters
-    ----------
-    device : str
-        ``"auto"`` (CUDA, else Apple's MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``,
-        ``"mps"``.
-
-    Raises
-    ------
-    BackboneError
-        There is no such device on this machine.
-    """
-    import torch
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if device == "auto":
-        return "cuda" if cuda else "mps" if mps else "cpu"
-    kind, colon, number = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and not number.isdigit()):
-        raise BackboneError(f"device is auto, cpu, cuda, cuda:N or mps, not {device!r}.")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}[kind]
-    if int(number or 0) >= count:
-        have = f"{count} {kind} device{'s' if count > 1 else ''}" if count else f"no {kind} device"
-        raise BackboneError(f"device {device} was asked for, and there is {have}; use auto or cpu.")
-    return device
 
 
 def load(request: Request, recipe: Recipe | None = None, *, device: str = "cpu") -> Backbone:
@@ -78,6 +50,7 @@ def load(request: Request, recipe: Recipe | None = None, *, device: str = "cpu")
         precision=recipe.precision,
         classifier=classifier,
         device=pick_device(device),
+        channels_last=True,
     )
 
 
@@ -95,6 +68,9 @@ class Backbone:
     classifier : str or None
         Path of the final layer, whose input is ``"penultimate"``.
     device : str
+    channels_last : bool
+        Whether the network stands images whose channels are the fastest index in memory, with
+        which convolutions run up to 1.5 times faster.
     """
 
     def __init__(
@@ -106,8 +82,10 @@ class Backbone:
         precision: str = "float32",
         classifier: str | None = None,
         device: str = "cpu",
+        channels_last: bool = False,
     ) -> None:
         self.network = network
+        self._channels_last = channels_last
         self.preprocess = preprocess
         self.recipe = recipe
         self.precision = precision
@@ -118,7 +96,10 @@ class Backbone:
 
     def to(self, device: str) -> Self:
         """Move the network to a device, and return the backbone."""
-        self.network.to(device)
+        import torch
+
+        layout = torch.channels_last if self._channels_last else torch.preserve_format
+        self.network.to(device).to(memory_format=layout)
         self.device = device
         return self
 
@@ -263,7 +244,8 @@ class Backbone:
             torch.tensor(v, device=pixels.device).view(-1, 1, 1)
             for v in (self.preprocess.mean, self.preprocess.std)
         )
-        scaled = pixels.permute(0, 3, 1, 2).float().contiguous().div_(255)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        scaled = pixels.permute(0, 3, 1, 2).float().contiguous(memory_format=layout).div_(255)
         return scaled.sub_(mean).div_(std)
 
 

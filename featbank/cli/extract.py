@@ -64,7 +64,7 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     opened = open_sources(sources, **source_words(options))
     words = model_words(options)
     name, bank = options.pop("model"), options.pop("bank")
-    columns = workflow.parse_columns(options.pop("layers"))
+    columns = workflow.parse_columns(options.pop("layers"), options.pop("dtype"))
     choices = {choice: options.pop(choice) for choice in ("retry_failed", "paranoid")}
     settings = workflow.run_settings(**options)
     model = workflow.open_model(name, **words)  # last: this may take seconds
@@ -93,6 +93,7 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
                 "failed": result.failed,
                 "seconds": result.seconds,
                 "images_per_second": result.images_per_second,
+                "busy": result.busy,
                 "errors": [{"path": path, "reason": reason} for path, reason in result.errors],
             }
         )
@@ -109,6 +110,9 @@ def _until_then(bank: str, found: ExtractionResult) -> str:
 
 def _say(result: ExtractionResult) -> None:
     rate = f", {result.images_per_second:.0f} images/s" if result.computed else ""
+    if rate and result.busy:
+        shares = sorted(result.busy.items(), key=lambda item: -item[1])
+        rate += "; " + ", ".join(f"{what} {share:.0%}" for what, share in shares)
     click.echo(
         f"{result.images} images: {result.computed} computed, {result.reused} reused, "
         f"{result.failed} failed ({result.seconds:.1f} s{rate})"
@@ -135,7 +139,7 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     from featbank.workflows.survey import open_sources
 
     opened = open_sources(sources, **source_words(options))
-    columns = workflow.parse_columns(options.pop("layers"))
+    columns = workflow.parse_columns(options.pop("layers"), options.pop("dtype"))
     model = workflow.open_model(options.pop("model"), **model_words(options))
     found = look(options["bank"], opened, model, columns)
     if as_json:

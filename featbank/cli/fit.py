@@ -191,7 +191,6 @@ def predict(
     workers: int | None,
     batch_size: int | None,
     device: str,
-    runtime: str,
     **options: Any,
 ) -> None:
     """Classify IMAGES, files or folders, with a saved CLASSIFIER.
@@ -225,9 +224,7 @@ def predict(
             opened,
             list(images),
             top=len(opened.classes) if probabilities else top,
-            settings=run_settings(
-                workers=workers, batch_size=batch_size, device=device, runtime=runtime
-            ),
+            settings=run_settings(workers=workers, batch_size=batch_size, device=device),
             progress=progress,
             **options,
         )

@@ -23,7 +23,16 @@ SOURCE_OPTIONS = (
     "follow_links",
     "delimiter",
 )
-MODEL_OPTIONS = ("weights", "resize", "crop", "squash", "input_size", "precision", "seed")
+MODEL_OPTIONS = (
+    "weights",
+    "resize",
+    "crop",
+    "squash",
+    "input_size",
+    "precision",
+    "runtime",
+    "seed",
+)
 TABLE_COLUMNS = ("path", "label", "split", "group")
 
 
@@ -83,6 +92,13 @@ model_options = together(
         help="Layers by module path, pooled by avg, max, avgmax, gem, cls, flatten or none; "
         "by default the input of the final classifier.",
     ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16"]),
+        default="float32",
+        show_default=True,
+        help="As features are stored; float16 halves the bank.",
+    ),
     click.option("--resize", type=int, metavar="PX", help="Short side after resizing."),
     click.option("--crop", type=int, metavar="PX", help="Side of the centre crop."),
     click.option("--squash", is_flag=True, help="Resize to the crop, whatever the proportions."),
@@ -93,6 +109,13 @@ model_options = together(
         default="float32",
         show_default=True,
         help="What the network computes in.",
+    ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "torch", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What runs the network; auto takes the fastest exact one that is installed.",
     ),
     click.option(
         "--seed",
@@ -111,13 +134,6 @@ run_options = together(
     click.option("--batch-size", type=int, metavar="N", help="Images in one forward pass."),
     click.option(
         "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, mps."
-    ),
-    click.option(
-        "--runtime",
-        type=click.Choice(["auto", "torch", "onnx"]),
-        default="auto",
-        show_default=True,
-        help="What runs the network; auto takes the fastest exact one that is installed.",
     ),
 )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featbank.backbones import graph
+from featbank.backbones.graph import Graph
 from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.request import Request
+from featbank.errors import BackboneError
 from featbank.extraction.messages import Loader, Network
 
 if TYPE_CHECKING:
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphLoader", "ModuleLoader", "RequestLoader", "fastest"]
 
+log = logging.getLogger(__name__)
+
 _KEPT = 2  # networks: a process that predicts again and again builds its network once
 _loaded: OrderedDict[tuple[str, str], Network] = OrderedDict()
+_said: set[str] = set()
 
 
 def _kept(key: tuple[str, str], load: Callable[[], Network]) -> Network:
@@ -64,36 +70,52 @@ class ModuleLoader:
 class GraphLoader:
     """Brings a graph; it needs no torch."""
 
-    graph: graph.Graph
+    graph: Graph
 
     def load(self, device: str) -> Network:
         """Return the graph, which runs on a CPU."""
         return _kept((self.graph.digest, device), lambda: self.graph)
 
 
-def fastest(
-    loader: Loader, columns: Sequence[Column], *, device: str, runtime: str = "auto"
-) -> Loader:
+def fastest(loader: Loader, columns: Sequence[Column], *, device: str, make: bool = True) -> Loader:
     """Return what brings the same features soonest: a graph where one can be had, else `loader`.
-
-    A graph that is not in the cache is made, which needs the network.
 
     Parameters
     ----------
     loader : Loader
     columns : sequence of Column
     device : str
-    runtime : {"auto", "torch", "onnx"}
+    make : bool
+        Whether a graph that is not in the cache is made, which needs the network.
+
+    Raises
+    ------
+    BackboneError
+        The recipe or the user wants OpenVINO, which can't run the network.
     """
-    if (
-        runtime == "torch"
-        or device != "cpu"
-        or not isinstance(loader, RequestLoader)
-        or loader.recipe.precision != "float32"
-        or not graph.available()
-    ):
+    if not isinstance(loader, RequestLoader):
         return loader
-    found = graph.find(loader.recipe, columns)
-    if found is None:
-        found = graph.make(loader.build(device), columns)
+    recipe, told = loader.recipe, loader.request.runtime
+    needed = "openvino" in (recipe.runtime, told)
+    if device != "cpu":
+        if needed:
+            raise BackboneError(
+                f"OpenVINO runs on the CPU, not on {device}; use --device cpu or --runtime torch."
+            )
+        return loader
+    if "torch" in (recipe.runtime, told) or not graph.available():
+        return loader
+    try:
+        found = graph.find(recipe, columns)
+        if found is None and make:
+            found = graph.make(loader.build(device), columns)
+    except BackboneError as error:
+        if needed:
+            raise BackboneError(
+                f"OpenVINO can't run {recipe.backbone} ({error}); use --runtime torch."
+            ) from error
+        if recipe.fingerprint not in _said:
+            _said.add(recipe.fingerprint)
+            log.warning("OpenVINO can't run %s (%s); torch does", recipe.backbone, error)
+        return loader
     return loader if found is None else GraphLoader(found)

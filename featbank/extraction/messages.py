@@ -5,7 +5,7 @@ They travel pickled between a parent and its own workers, and never from a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -102,7 +102,9 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Done:
-    """The task is worked through; the process is free."""
+    """The task is worked through; the process is free. Its seconds, by kind of work."""
+
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 Event = Began | Failed | Decoded | Sealed | Done

@@ -23,7 +23,7 @@ from featbank.backbones.recipe import Column, Preprocess
 from featbank.data.decode import DecodeLimits, DecodePolicy, decode
 from featbank.errors import BackboneError, ExtractionError, ImageError
 from featbank.extraction.claims import PENDING, Claims
-from featbank.extraction.loader import fastest
+from featbank.extraction.loader import GraphLoader, fastest
 from featbank.extraction.messages import (
     Decoded,
     Done,
@@ -40,7 +40,16 @@ from featbank.extraction.messages import (
 )
 from featbank.extraction.pool import Died, Pool, Watch, Worker
 from featbank.extraction.sealing import BankStore, Sealer, Store
-from featbank.extraction.task import NOT_FINITE, BatchOutcome, TaskRunner, embed_batch
+from featbank.extraction.task import (
+    DECODING,
+    DISK,
+    NETWORK,
+    NOT_FINITE,
+    BatchOutcome,
+    Embedder,
+    Stopwatch,
+    TaskRunner,
+)
 from featbank.interrupts import held_back
 
 __all__ = ["Settings", "available_cores", "run"]
@@ -49,6 +58,12 @@ log = logging.getLogger(__name__)
 
 FEW = 256
 """Up to so many images, starting a network in every worker costs more than it brings."""
+
+FEW_FOR_GRAPH = 48
+"""The same where a graph is at hand, which starts without torch."""
+
+GRAPH_BATCH = 8
+"""Images that go through a graph together: what they take still fits the caches."""
 
 _GRACE_SECONDS = 30.0  # for workers to seal what they have after an interrupt
 
@@ -63,10 +78,8 @@ class Settings:
         Processes; None: one a core. 0: everything in this process, with no watchdog.
     device : str
         Where the network runs: cpu, cuda, cuda:1, mps.
-    runtime : {"auto", "torch", "onnx"}
-        What runs it: on a CPU and in float32 ONNX Runtime does it sooner, where it is installed.
     batch_size : int or None
-        Images that go through the network together; None: 16 on a CPU, 64 elsewhere.
+        Images that go through the network together; None: 8 or 16 on a CPU, 64 elsewhere.
     shard_rows, shard_seconds
         A shard is sealed after so many rows, or when its first row is so old.
     raise_on_error : bool
@@ -79,7 +92,6 @@ class Settings:
 
     workers: int | None = None
     device: str = "cpu"
-    runtime: str = "auto"
     batch_size: int | None = None
     shard_rows: int = 1024
     shard_seconds: float = 30.0
@@ -112,7 +124,7 @@ def run(
     preprocess: Preprocess | None,
     settings: Settings,
     progress: Callable[[Claims], None] = lambda claims: None,
-) -> None:
+) -> dict[str, float]:
     """Read images and compute what the store lacks; `claims` says what became of each.
 
     Parameters
@@ -130,6 +142,12 @@ def run(
     progress : callable
         Called with `claims` whenever something was settled.
 
+    Returns
+    -------
+    dict of str to float
+        How busy with what the processes were: "network", "decoding", "disk", each from 0 to 1 of
+        the time that those who do it had. What is nearest 1 limits the rate.
+
     Raises
     ------
     ImageError
@@ -142,8 +160,10 @@ def run(
     columns = tuple(table.column for table in claims.tables)
     spec = TaskSpec(columns, policy, settings.limits, preprocess, settings.batch, settings.decode)
     job = _Run(paths, loader, store, spec, settings, claims, progress)
+    began = time.monotonic()
     try:
         _work(job, len(paths), loader, store, settings)
+        return job.busy(time.monotonic() - began)
     except KeyboardInterrupt:
         with held_back():
             claims.reconcile([store.rows(column) for column in columns])
@@ -153,14 +173,14 @@ def run(
 def _work(job: _Run, n: int, loader: Loader, store: Store, settings: Settings) -> None:
     if settings.workers == 0:
         job.inline()
-    elif _embeds_in_workers(n, loader, store, settings):
+    elif _embeds_in_workers(loader, store, settings) and job.many(n):
         job.in_workers()
     else:
         job.decoded_in_workers()
 
 
-def _embeds_in_workers(n: int, loader: Loader, store: Store, settings: Settings) -> bool:
-    if settings.device != "cpu" or n <= FEW or not isinstance(store, BankStore):
+def _embeds_in_workers(loader: Loader, store: Store, settings: Settings) -> bool:
+    if settings.device != "cpu" or not isinstance(store, BankStore):
         return False
     try:
         data = pickle.dumps(loader)
@@ -196,7 +216,10 @@ class _Run:
         self.todo = deque(range(len(paths)))
         self.suspects: set[int | bytes] = set()
         self.retry: deque[int] = deque()
+        self.watch = Stopwatch()
+        self.decoders = self.networks = 1  # processes
         self._network: Network | None = None
+        self.embedder = Embedder(self.network)
 
     # What all three share
 
@@ -205,10 +228,22 @@ class _Run:
             self._network = self.fastest().load(self.settings.device)
         return self._network
 
-    def fastest(self) -> Loader:
+    def fastest(self, *, make: bool = True) -> Loader:
         """Return the loader, or that of a graph which brings the same features sooner."""
-        device, runtime = self.settings.device, self.settings.runtime
-        return fastest(self.loader, self.spec.columns, device=device, runtime=runtime)
+        return fastest(self.loader, self.spec.columns, device=self.settings.device, make=make)
+
+    def busy(self, seconds: float) -> dict[str, float]:
+        """Return which share of its time went into each kind of work."""
+        spent = self.watch.spent
+        return {
+            what: spent[what] / (seconds * (self.networks if what == NETWORK else self.decoders))
+            for what in (NETWORK, DECODING, DISK)
+            if what in spent
+        }
+
+    def many(self, n: int) -> bool:
+        """Whether `n` images are worth a network in every worker."""
+        return n > FEW or (n > FEW_FOR_GRAPH and isinstance(self.fastest(make=False), GraphLoader))
 
     @property
     def more(self) -> bool:
@@ -217,17 +252,21 @@ class _Run:
 
     def next_task(self) -> Task:
         if self.todo:
-            items = [self.todo.popleft() for _ in range(min(self.settings.batch, len(self.todo)))]
+            n = min(self.spec.batch_size, len(self.todo))
+            items = [self.todo.popleft() for _ in range(n)]
         else:
             items = [self.retry.popleft()]
         return Task(tuple(items), tuple(self.paths[item] for item in items))
 
     def size(self) -> int:
         """Return how many workers are worth starting."""
-        tasks = -(-len(self.todo) // self.settings.batch) + len(self.retry)
+        tasks = -(-len(self.todo) // self.spec.batch_size) + len(self.retry)
         return max(1, min(self.settings.workers or available_cores(), tasks))
 
     def handle(self, event: Event) -> None:
+        if isinstance(event, Done):
+            self.watch.add(event.spent)
+            return
         if isinstance(event, Failed):
             for item in self.claims.failed(event):
                 name = os.fsdecode(self.paths[item])
@@ -301,14 +340,18 @@ class _Run:
 
     def in_workers(self) -> None:
         assert isinstance(self.store, BankStore)
+        loader = self.fastest()
+        if isinstance(loader, GraphLoader) and self.settings.batch_size is None:
+            self.spec = dataclasses.replace(self.spec, batch_size=GRAPH_BATCH)
         spec = dataclasses.replace(
             self.worker_spec(),
-            loader=self.fastest(),
+            loader=loader,
             bank=self.store.bank.path,
             recipe=self.store.recipe,
             shard_rows=self.settings.shard_rows,
             shard_seconds=self.settings.shard_seconds,
         )
+        self.decoders = self.networks = self.size()
         pool = Pool(spec, self.size(), self.settings.watch)
         try:
             while self.more or pool.workers:
@@ -335,6 +378,7 @@ class _Run:
         elif isinstance(event, Died):
             self.died(worker, event)
         elif isinstance(event, Done):
+            self.watch.add(event.spent)
             worker.busy = False
             worker.held = {i for i in worker.held if self.claims.state[i] == PENDING}
         elif not isinstance(event, Stop):
@@ -358,6 +402,7 @@ class _Run:
     # Workers that decode, and the network here
 
     def decoded_in_workers(self) -> None:
+        self.decoders = self.size()
         pool = Pool(self.worker_spec(), self.size(), self.settings.watch)
         sealer = self.sealer()
         running: deque[tuple[tuple[int, ...], tuple[int, ...], Future[BatchOutcome]]] = deque()
@@ -385,7 +430,9 @@ class _Run:
                     self.handle(Failed(items[position], NOT_FINITE, in_network=True))
                 good = [items[i] for i in outcome.good]
                 keys = [self.claims.digest[item].tobytes() for item in good]
-                self.handle(Sealed(tuple(sealer.add(good, keys, outcome.features))))
+                with self.watch.on(DISK):
+                    sealed = sealer.add(good, keys, outcome.features)
+                self.handle(Sealed(tuple(sealed)))
 
         def finish() -> None:
             pool.kill()
@@ -446,4 +493,5 @@ class _Run:
                     raise BackboneError(
                         f"the transform can't take {os.fsdecode(self.paths[item])}: {error}"
                     ) from error
-        return embed_batch(network, arrays, columns)
+        with self.watch.on(NETWORK):
+            return self.embedder.embed(arrays, columns)

@@ -28,7 +28,7 @@ from featbank.extraction.claims import COMPUTED, REUSED, Claims
 from featbank.extraction.loader import fastest
 from featbank.extraction.run import Settings, run
 from featbank.extraction.sealing import BankStore, MemoryStore, Sealer, Store, writing
-from featbank.extraction.task import NOT_FINITE, embed_batch
+from featbank.extraction.task import NOT_FINITE, Embedder
 from featbank.workflows.extract import Model, on_device, provenance
 
 __all__ = ["Embedded", "embed_images", "embed_paths"]
@@ -113,7 +113,7 @@ def embed_paths(
                         claims,
                         policy=model.policy,
                         preprocess=model.preprocess,
-                        settings=on_device(settings),
+                        settings=on_device(settings, model.recipe),
                         progress=lambda c: progress(c.n - c.pending, c.n) if progress else None,
                     )
             rows = np.array(todo, np.int64)
@@ -148,7 +148,7 @@ def embed_images(
     model, columns, bank, settings
         As in `embed_paths`.
     """
-    settings = on_device(settings or Settings())
+    settings = on_device(settings or Settings(), model.recipe)
     with _opened(model, bank, settings) as (store, lock):
         digest: Keys = np.zeros((len(images), 32), np.uint8)
         for row, image in enumerate(images):
@@ -164,18 +164,16 @@ def embed_images(
         if lacking():
             with lock:
                 todo = lacking()  # another process may have computed them meanwhile
-                loader = model.loader
                 if todo:
-                    loader = fastest(
-                        loader, columns, device=settings.device, runtime=settings.runtime
-                    )
+                    loader = fastest(model.loader, columns, device=settings.device)
+                    network = loader.load(settings.device)
+                    embedder = Embedder(lambda: network)
                 sealer = Sealer(store, rows=settings.shard_rows, seconds=settings.shard_seconds)
                 try:
                     for start in range(0, len(todo), settings.batch):
                         rows = todo[start : start + settings.batch]
-                        network = loader.load(settings.device)
                         arrays = [network.prepare(_as_image(images[r], r, model)) for r in rows]
-                        outcome = embed_batch(network, arrays, columns)
+                        outcome = embedder.embed(arrays, columns)
                         if outcome.bad:
                             raise ImageError(f"image {rows[outcome.bad[0]]}: {NOT_FINITE}")
                         sealer.add(rows, [digest[row].tobytes() for row in rows], outcome.features)

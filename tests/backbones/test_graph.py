@@ -10,15 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from featbank.backbones import graph
 from featbank.backbones.recipe import Column
 from featbank.backbones.request import Request
+from featbank.backbones.resolution import resolve
 from featbank.backbones.runtime import Backbone, load
+from featbank.errors import BackboneError, MissingDependency
 from featbank.extraction.loader import GraphLoader, RequestLoader, fastest
 from tests.tiny import make_images
 
-pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
 
 COLUMNS = (Column(), Column("stage2", "max"), Column("stage3", "gem", dtype="float16"))
 
@@ -32,6 +35,12 @@ def backbone() -> Backbone:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEATBANK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def said(cache: Path) -> Path:
+    """Return the one file that says what became of a graph."""
+    (path,) = cache.glob("graphs/*.json")
+    return path
 
 
 def pixels(n: int, seed: int = 1) -> np.ndarray:
@@ -80,7 +89,7 @@ def test_another_version_of_a_package_makes_it_anew(backbone, own_cache, monkeyp
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_file_is_never_run(backbone, own_cache, suffix, damage):
     made = graph.make(backbone, COLUMNS)
-    path = Path(made.path).with_suffix(suffix)
+    path = Path(made.path) if suffix == ".onnx" else said(own_cache)
     data = bytearray(path.read_bytes())
     if damage == "gone":
         path.unlink()
@@ -94,50 +103,138 @@ def test_a_file_that_was_changed_after_it_was_found_is_not_run(backbone, own_cac
     made = graph.make(backbone, COLUMNS)
     Path(made.path).write_bytes(b"something else")
     with pytest.raises(OSError, match="changed since"):
-        graph.Graph(made.path, made.digest, made.preprocess, made.columns).run(pixels(1), COLUMNS)
+        dataclasses.replace(made).run(pixels(1), COLUMNS)
 
 
 def test_a_graph_with_other_features_is_refused(backbone, own_cache, monkeypatch):
-    honest = graph.Graph.run
+    honest = graph.Graph.values
     monkeypatch.setattr(
         graph.Graph,
-        "run",
-        lambda self, batch, columns: {
-            c: v * np.float32(1 + 1e-4) for c, v in honest(self, batch, columns).items()
-        },
+        "values",
+        lambda self, batch: [v * np.float32(1 + 1e-4) for v in honest(self, batch)],
     )
-    assert graph.make(backbone, COLUMNS[:1]) is None
-    assert graph.find(backbone.recipe, COLUMNS[:1]) is None
+    with pytest.raises(BackboneError, match=r"off by 1\.0e-04"):
+        graph.make(backbone, COLUMNS[:1])
+    monkeypatch.undo()
+    monkeypatch.setenv("FEATBANK_CACHE", str(own_cache))
+    with pytest.raises(BackboneError, match=r"off by 1\.0e-04"):  # remembered
+        graph.find(backbone.recipe, COLUMNS[:1])
+    assert not list(own_cache.glob("graphs/*.onnx"))
 
 
-def test_a_network_that_cannot_be_exported_runs_in_torch(own_cache, monkeypatch):
-    loader = RequestLoader(request := Request("resnet18", weights="none"), _recipe(request))
+def loader_of(**words: str) -> RequestLoader:
+    request = Request("shufflenet_v2_x0_5", weights="none", input_size=64, **words)
+    return RequestLoader(request, resolve(request))
+
+
+def test_a_network_that_cannot_be_exported_runs_in_torch(own_cache, monkeypatch, caplog):
+    tried = []
 
     def refuse(*args, **options):
-        raise RuntimeError("no such operator")
+        tried.append(1)
+        raise torch.onnx.errors.UnsupportedOperatorError("aten::odd", 17, None)
 
     monkeypatch.setattr("torch.onnx.export", refuse)
-    assert fastest(loader, COLUMNS[:1], device="cpu") is loader
+    monkeypatch.setattr("featbank.extraction.loader._said", set())
+    loader = loader_of()
+    for _ in range(2):
+        assert fastest(loader, COLUMNS[:1], device="cpu") is loader
+    assert len(tried) == 1
+    assert [r.message for r in caplog.records if "aten::odd" in r.message] != []
+    assert len([r for r in caplog.records if "torch does" in r.message]) == 1
 
 
-def _recipe(request: Request):
-    from featbank.backbones.resolution import resolve
+def test_what_may_pass_is_not_remembered(backbone, own_cache, monkeypatch):
+    def fail(*args, **options):
+        raise MemoryError
 
-    return resolve(request)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.onnx.export", fail)
+        with pytest.raises(BackboneError):
+            graph.make(backbone, COLUMNS[:1])
+    assert graph.find(backbone.recipe, COLUMNS[:1]) is None
+    assert graph.make(backbone, COLUMNS[:1])
+
+
+def test_a_runtime_that_was_asked_for_is_not_left_silently(own_cache, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(BackboneError, match=r"no such operator.*--runtime torch"):
+        fastest(loader_of(runtime="openvino"), COLUMNS[:1], device="cpu")
+    with pytest.raises(BackboneError, match="not on cuda"):
+        fastest(loader_of(runtime="openvino"), COLUMNS[:1], device="cuda")
+
+
+def test_two_processes_that_make_a_graph_at_once_keep_out_of_each_others_way(
+    backbone, own_cache, monkeypatch
+):
+    first = graph.make(backbone, COLUMNS[:1])
+    honest = graph._export
+    monkeypatch.setattr(graph, "_export", lambda *words: honest(*words) + b"\x72\x00")
+    second = graph.make(backbone, COLUMNS[:1])
+    assert first.digest != second.digest
+    for made in (first, second):
+        assert dataclasses.replace(made).run(pixels(1), COLUMNS[:1])
+
+
+def test_graphs_that_nobody_asks_for_are_forgotten(backbone, own_cache):
+    old, used = (Path(graph.make(backbone, [column]).path) for column in COLUMNS[:2])
+    for path in (old, used):
+        os.utime(path, (0, 0))
+    assert graph.find(backbone.recipe, COLUMNS[1:2])
+    graph.make(backbone, COLUMNS[2:])
+    assert not old.exists()
+    assert used.exists()
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("device", "words"),
     [
-        ({"device": "cuda"}, {}),
-        ({"device": "cpu", "runtime": "torch"}, {}),
-        ({"device": "cpu"}, {"precision": "bfloat16"}),
+        ("cuda", {}),
+        ("cpu", {"runtime": "torch"}),
+        ("cpu", {"precision": "bfloat16", "runtime": "torch"}),
+        ("cpu", {"precision": "float16"}),
     ],
 )
-def test_torch_runs_what_is_not_float32_on_a_cpu(own_cache, how, words):
-    request = Request("shufflenet_v2_x0_5", weights="none", input_size=64, **words)
-    loader = RequestLoader(request, _recipe(request))
-    assert fastest(loader, COLUMNS[:1], **how) is loader
+def test_torch_runs_the_rest(own_cache, device, words):
+    loader = loader_of(**words)
+    assert fastest(loader, COLUMNS[:1], device=device) is loader
+
+
+def test_the_runtime_is_part_of_the_recipe_below_float32_only(own_cache, monkeypatch):
+    assert loader_of(runtime="torch").recipe == loader_of().recipe
+    assert loader_of().recipe.runtime is None
+    assert loader_of(precision="bfloat16", runtime="torch").recipe.runtime == "torch"
+    assert loader_of(precision="float16").recipe.runtime == "torch"
+    for capable in (True, False):
+        monkeypatch.setattr(graph, "computes_in", lambda precision, capable=capable: capable)
+        recipe = loader_of(precision="bfloat16").recipe
+        assert recipe.runtime == ("openvino" if capable else "torch")
+
+
+def test_openvino_is_not_asked_for_what_it_cannot_do(own_cache, monkeypatch):
+    with pytest.raises(BackboneError, match="float32 or bfloat16"):
+        loader_of(precision="float16", runtime="openvino")
+    monkeypatch.setattr(graph, "computes_in", lambda precision: False)
+    with pytest.raises(BackboneError, match="this processor has no bfloat16"):
+        loader_of(precision="bfloat16", runtime="openvino")
+    monkeypatch.setattr(graph, "available", lambda: False)
+    with pytest.raises(MissingDependency, match="pip install"):
+        loader_of(runtime="openvino")
+
+
+@pytest.mark.skipif(not graph.computes_in("bfloat16"), reason="this processor has no bfloat16")
+def test_computes_in_bfloat16(own_cache, backbone):
+    loader = loader_of(precision="bfloat16", runtime="openvino")
+    found = fastest(loader, COLUMNS[:1], device="cpu")
+    assert isinstance(found, GraphLoader)
+    got = found.load("cpu").run(pixels(3), COLUMNS[:1])[COLUMNS[0]]
+    exact = backbone.run(pixels(3), COLUMNS[:1])[COLUMNS[0]]
+    error = np.linalg.norm(got - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert np.all(error < 0.05)
+    assert np.all(error > 1e-5)  # it did round
 
 
 def test_travels_as_a_path(backbone, own_cache):
@@ -186,6 +283,7 @@ def test_a_second_extraction_of_new_images_imports_no_torch(own_cache, tmp_path)
 
 def test_the_json_beside_it_says_how_exact_it_is(backbone, own_cache):
     made = graph.make(backbone, COLUMNS[:1])
-    told = json.loads(Path(made.path).with_suffix(".json").read_text())
-    assert 0 <= told["error"] <= graph.TOLERANCE
+    assert made
+    told = json.loads(said(own_cache).read_text())
+    assert 0 <= told["error"] <= graph.TOLERANCE["float32"]
     assert told["versions"]["torch"]

@@ -6,10 +6,11 @@ import torch
 import torchvision
 
 from featbank.backbones import layers, resolution
+from featbank.backbones.device import pick_device
 from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.registry import find
 from featbank.backbones.request import Request
-from featbank.backbones.runtime import Backbone, load, pick_device
+from featbank.backbones.runtime import Backbone, load
 from featbank.errors import BackboneError, UnknownLayer
 from tests.tiny import PREPROCESS, TinyNet
 

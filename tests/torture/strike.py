@@ -17,7 +17,7 @@ from typing import Any
 
 from featbank import durable
 from featbank.bank.bank import Bank
-from featbank.extraction import run, sealing, task
+from featbank.extraction import sealing, task
 from featbank.workflows import extract
 
 __all__ = ["Blow", "Progress", "marked", "processes_with", "wait_until_gone"]
@@ -107,10 +107,10 @@ class Progress:
             self.embedded += len(outcome.good)
             return outcome
 
-        embed = task.embed_batch
+        embed = task.Embedder.embed
         sealing.BankStore.seal = marked_seal  # type: ignore[method-assign]
         Bank.revise = marked_revise  # type: ignore[method-assign]
-        task.embed_batch = run.embed_batch = counted_batch
+        task.Embedder.embed = counted_batch  # type: ignore[method-assign]
 
 
 class _Counting:
