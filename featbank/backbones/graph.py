@@ -113,6 +113,18 @@ class Graph:
         found = self._compiled([np.ascontiguousarray(batch)])
         return [found[position] for position in range(len(self.columns))]
 
+    def compile(self) -> None:
+        """Bring the network into memory, which `run` does where it was not done before.
+
+        Raises
+        ------
+        OSError
+            The file is not the one that was found.
+        RuntimeError
+            OpenVINO can't read it.
+        """
+        _ = self._compiled
+
     @cached_property
     def _compiled(self) -> Any:
         import openvino

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featbank.workflows.extract import ExtractionResult
 
 FEW = 5
+MANY = 1000
 
 
 @click.command()
@@ -99,6 +100,26 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
         )
     else:
         _say(result)
+    if _lacks_openvino(result, settings.device):
+        click.echo(
+            "note: OpenVINO would run this network two to three times as fast: "
+            "pip install 'featbank[openvino]'",
+            err=True,
+        )
+
+
+def _lacks_openvino(result: ExtractionResult, device: str) -> bool:
+    """Whether torch computed many features on a CPU that OpenVINO would have computed sooner."""
+    from featbank.backbones import graph
+    from featbank.backbones.device import likely_device
+
+    return (
+        result.computed >= MANY
+        and result.recipe.source != "module"
+        and result.recipe.runtime is None
+        and not graph.available()
+        and likely_device(device) == "cpu"
+    )
 
 
 def _until_then(bank: str, found: ExtractionResult) -> str:

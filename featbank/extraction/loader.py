@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _KEPT = 2  # networks: a process that predicts again and again builds its network once
 _loaded: OrderedDict[tuple[str, str], Network] = OrderedDict()
+_graphs: dict[tuple[str, tuple[Column, ...]], Graph] = {}
+"""Graphs that this process has found whole, so that it hashes their files once."""
 _said: set[str] = set()
 
 
@@ -68,13 +71,32 @@ class ModuleLoader:
 
 @dataclass(frozen=True)
 class GraphLoader:
-    """Brings a graph; it needs no torch."""
+    """Brings a graph; it needs no torch.
+
+    Attributes
+    ----------
+    graph : Graph
+    instead : RequestLoader or None
+        What brings the same features where the graph's file is there no more.
+    """
 
     graph: Graph
+    instead: RequestLoader | None = None
 
     def load(self, device: str) -> Network:
-        """Return the graph, which runs on a CPU."""
-        return _kept((self.graph.digest, device), lambda: self.graph)
+        """Compile the graph, which runs on a CPU."""
+        # Not by its digest: graphs of several precisions may have the same bytes.
+        return _kept((self.graph.path, "graph" if self.instead is None else device), self._compiled)
+
+    def _compiled(self) -> Network:
+        try:
+            self.graph.compile()
+        except (OSError, RuntimeError) as error:
+            if self.instead is None:
+                raise
+            log.warning("the cached graph can't be used (%s); torch runs the network", error)
+            return self.instead.load("cpu")
+        return self.graph
 
 
 def fastest(loader: Loader, columns: Sequence[Column], *, device: str, make: bool = True) -> Loader:
@@ -105,8 +127,11 @@ def fastest(loader: Loader, columns: Sequence[Column], *, device: str, make: boo
         return loader
     if "torch" in (recipe.runtime, told) or not graph.available():
         return loader
+    key = recipe.fingerprint, tuple(columns)
     try:
-        found = graph.find(recipe, columns)
+        found = _graphs.get(key)
+        if found is None or not os.path.exists(found.path):
+            found = graph.find(recipe, columns)
         if found is None and make:
             found = graph.make(loader.build(device), columns)
     except BackboneError as error:
@@ -118,4 +143,7 @@ def fastest(loader: Loader, columns: Sequence[Column], *, device: str, make: boo
             _said.add(recipe.fingerprint)
             log.warning("OpenVINO can't run %s (%s); torch does", recipe.backbone, error)
         return loader
-    return loader if found is None else GraphLoader(found)
+    if found is None:
+        return loader
+    _graphs[key] = found
+    return GraphLoader(found, None if needed else loader)

@@ -50,6 +50,7 @@ from featbank.extraction.task import (
     Stopwatch,
     TaskRunner,
 )
+from featbank.extraction.trial import Trial
 from featbank.interrupts import held_back
 
 __all__ = ["Settings", "available_cores", "run"]
@@ -79,7 +80,8 @@ class Settings:
     device : str
         Where the network runs: cpu, cuda, cuda:1, mps.
     batch_size : int or None
-        Images that go through the network together; None: 8 or 16 on a CPU, 64 elsewhere.
+        Images that go through the network together; None: 8 or 16 on a CPU, elsewhere as many as
+        a trial finds best.
     shard_rows, shard_seconds
         A shard is sealed after so many rows, or when its first row is so old.
     raise_on_error : bool
@@ -102,8 +104,8 @@ class Settings:
 
     @property
     def batch(self) -> int:
-        """The batch size in force."""
-        return self.batch_size or (16 if self.device == "cpu" else 64)
+        """Images that are read together, and embedded together where nothing else is said."""
+        return self.batch_size or 16
 
 
 def available_cores() -> int:
@@ -220,6 +222,8 @@ class _Run:
         self.decoders = self.networks = 1  # processes
         self._network: Network | None = None
         self.embedder = Embedder(self.network)
+        tried = settings.device != "cpu" and settings.batch_size is None
+        self.trial = Trial() if tried else None
 
     # What all three share
 
@@ -413,8 +417,9 @@ class _Run:
             """Give the network full batches; all batches when nothing more is to come."""
             for columns in list(ready):
                 images = ready[columns]
-                while len(images) >= self.settings.batch or (everything and images):
-                    batch, images = images[: self.settings.batch], images[self.settings.batch :]
+                size = self.trial.size if self.trial else self.settings.batch
+                while len(images) >= size or (everything and images):
+                    batch, images = images[:size], images[size:]
                     items = tuple(item for item, _ in batch)
                     arrays = [array for _, array in batch]
                     chosen = [self.spec.columns[i] for i in columns]
@@ -493,5 +498,10 @@ class _Run:
                     raise BackboneError(
                         f"the transform can't take {os.fsdecode(self.paths[item])}: {error}"
                     ) from error
+        began = time.perf_counter()
         with self.watch.on(NETWORK):
-            return self.embedder.embed(arrays, columns)
+            outcome = self.embedder.embed(arrays, columns)
+        if self.trial:
+            seconds = time.perf_counter() - began
+            self.trial.took(len(arrays), seconds, fitting=self.embedder.fitting)
+        return outcome

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,9 @@ from featbank.extraction.messages import (
     Task,
     TaskSpec,
 )
-from featbank.extraction.sealing import Sealer
+
+if TYPE_CHECKING:  # a worker that decodes needs no bank
+    from featbank.extraction.sealing import Sealer
 
 __all__ = ["DECODING", "DISK", "NETWORK", "BatchOutcome", "Embedder", "Stopwatch", "TaskRunner"]
 
@@ -210,11 +212,16 @@ class Embedder:
     ----------
     network : callable
         Gives the network, when the first batch needs it.
+
+    Attributes
+    ----------
+    fitting : int
+        So many have room in memory, as far as is known.
     """
 
     def __init__(self, network: Callable[[], Network]) -> None:
         self._network = network
-        self._fitting = sys.maxsize
+        self.fitting = sys.maxsize
 
     def embed(self, arrays: Any, columns: Sequence[Column]) -> BatchOutcome:
         """Run the network on prepared images; set apart those whose features are not finite."""
@@ -235,7 +242,7 @@ class Embedder:
         parts = []
         start = 0
         while start < len(batch):
-            size = min(self._fitting, len(batch) - start)
+            size = min(self.fitting, len(batch) - start)
             try:
                 parts.append(network.run(batch[start : start + size], columns))
                 start += size
@@ -249,8 +256,8 @@ class Embedder:
                         "smaller --input-size, or fewer --workers, or --device cpu."
                     ) from error
             # Outside the handler, which holds on to what filled the memory.
-            self._fitting = size // 2
-            log.info("memory ran out: %d images at once from here on", self._fitting)
+            self.fitting = size // 2
+            log.info("memory ran out: %d images at once from here on", self.fitting)
         if len(parts) == 1:
             return parts[0]
         return {column: np.concatenate([part[column] for part in parts]) for column in columns}

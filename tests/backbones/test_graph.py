@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ def backbone() -> Backbone:
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEATBANK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("featbank.extraction.loader._graphs", {})
+    monkeypatch.setattr("featbank.extraction.loader._loaded", OrderedDict())
     return tmp_path / "cache"
 
 
@@ -104,6 +107,19 @@ def test_a_file_that_was_changed_after_it_was_found_is_not_run(backbone, own_cac
     Path(made.path).write_bytes(b"something else")
     with pytest.raises(OSError, match="changed since"):
         dataclasses.replace(made).run(pixels(1), COLUMNS)
+
+
+def test_torch_runs_on_where_the_file_is_gone(own_cache):
+    loader = loader_of()
+    found = fastest(loader, COLUMNS[:1], device="cpu")
+    assert isinstance(found, GraphLoader)
+    Path(found.graph.path).unlink()
+    again = pickle.loads(pickle.dumps(found)).load("cpu")
+    assert isinstance(again, Backbone)
+    needed = fastest(loader_of(runtime="openvino"), COLUMNS[:1], device="cpu")
+    Path(needed.graph.path).unlink()
+    with pytest.raises(OSError, match=r"onnx"):
+        pickle.loads(pickle.dumps(needed)).load("cpu")
 
 
 def test_a_graph_with_other_features_is_refused(backbone, own_cache, monkeypatch):
@@ -235,6 +251,9 @@ def test_computes_in_bfloat16(own_cache, backbone):
     error = np.linalg.norm(got - exact, axis=1) / np.linalg.norm(exact, axis=1)
     assert np.all(error < 0.05)
     assert np.all(error > 1e-5)  # it did round
+    both = fastest(loader_of(), COLUMNS[:1], device="cpu").load("cpu")
+    again = both.run(pixels(3), COLUMNS[:1])[COLUMNS[0]]
+    np.testing.assert_allclose(again, exact, rtol=1e-3, atol=1e-5)
 
 
 def test_travels_as_a_path(backbone, own_cache):

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import MODEL, Tour, run
@@ -37,6 +40,37 @@ def test_the_summary_says_what_was_done(tour: Tour) -> None:
 
     assert "15 images: 0 computed, 15 reused, 0 failed" in said
     assert str(tour.bank) in said
+
+
+def test_the_summary_says_what_limits_the_rate(data: Path, tmp_path: Path) -> None:
+    said = run("extract", data, *HERE, "--bank", tmp_path / "bank").out
+    assert re.search(r"6 computed.* images/s; (network|decoding|disk) \d+%, ", said)
+    told = run("extract", data, *HERE, "--bank", tmp_path / "other", "--json").json
+    assert set(told["busy"]) == {"network", "decoding", "disk"}
+    assert all(0 <= share <= 1 for share in told["busy"].values())
+
+
+def test_whoever_computes_much_without_openvino_hears_of_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("featbank.cli.extract"), "MANY", 6)
+    assert "openvino" not in run("extract", data, *HERE, "--bank", tmp_path / "a").err
+    monkeypatch.setattr("featbank.backbones.graph.available", lambda: False)
+    assert "featbank[openvino]" in run("extract", data, *HERE, "--bank", tmp_path / "b").err
+    assert "openvino" not in run("extract", data, *HERE, "--bank", tmp_path / "b").err
+
+
+def test_features_can_be_stored_as_float16(data: Path, tmp_path: Path) -> None:
+    import featbank
+
+    for dtype in ("float32", "float16"):
+        run("extract", data, *HERE, "--bank", tmp_path / dtype, "--dtype", dtype)
+    single, half = (featbank.Bank(tmp_path / dtype).features() for dtype in ("float32", "float16"))
+    assert half.dtype == np.float16
+    # The features of this random network are so small that float16 knows few of their digits.
+    assert 0 < np.linalg.norm(half - single) < 0.02 * np.linalg.norm(single)
+    again = run("extract", data, *HERE, "--bank", tmp_path / "float32", "--dtype", "float16")
+    assert "6 computed" in again.out
 
 
 def test_only_what_is_new_or_changed_is_computed(data: Path, tmp_path: Path) -> None:
