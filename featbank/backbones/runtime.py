@@ -98,8 +98,12 @@ class Backbone:
         """Move the network to a device, and return the backbone."""
         import torch
 
-        layout = torch.channels_last if self._channels_last else torch.preserve_format
-        self.network.to(device).to(memory_format=layout)
+        self.network.to(device)
+        if self._channels_last:
+            # Module.to() would want it of three-dimensional convolutions too.
+            for weight in self.network.parameters():
+                if weight.dim() == 4:
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.device = device
         return self
 

@@ -354,3 +354,20 @@ def test_the_final_layer_of_a_network_is_the_one_that_makes_its_output():
         assert layers.final_layer(network, x) == "fc"
         network.fc = torch.nn.Identity()
         assert layers.final_layer(network, x) is None
+
+
+@pytest.mark.parametrize("model", ["squeezenet1_1", "timm/lambda_resnet26t"])
+def test_the_layout_in_memory_changes_no_feature(model):
+    backbone = load(Request(model, weights="none"))
+    height, width = backbone.preprocess.crop
+    batch = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    plain = Backbone(
+        backbone.network, backbone.preprocess, recipe=None, classifier=backbone._classifier
+    )
+    weights = [p for p in backbone.network.parameters() if p.dim() == 4 and p.shape[1] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    fast = backbone.run(batch, [Column()])[Column()]
+    for weight in weights:
+        weight.data = weight.data.contiguous()
+    slow = plain.run(batch, [Column()])[Column()]
+    assert np.linalg.norm(fast - slow) <= 1e-5 * np.linalg.norm(slow)
