@@ -53,7 +53,7 @@ class Classifier:
     classes : tuple of str
         In the order of the head's ``classes_``.
     head : estimator
-        A fitted scikit-learn classifier.
+        A fitted scikit-learn classifier, or what predicts as it would; see `load`.
     head_name : str
     provenance : dict
         Plain data: versions, scores, when it was made.
@@ -161,7 +161,9 @@ class Classifier:
         write_file(os.fspath(path), data)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, trust: Iterable[str] = ()) -> Classifier:
+    def load(
+        cls, path: str | os.PathLike[str], *, trust: Iterable[str] = (), plain: bool = False
+    ) -> Classifier:
         """Read a classifier file; nothing in it is run.
 
         Parameters
@@ -170,6 +172,9 @@ class Classifier:
         trust : iterable of str
             Further types that may be constructed, as ``package.module.Class``. Their modules are
             imported: name only what you know.
+        plain : bool
+            For a classifier that is only to predict: where NumPy can do that alone, `head` is an
+            object that predicts as the estimator would, and scikit-learn is not imported.
 
         Raises
         ------
@@ -189,7 +194,7 @@ class Classifier:
             raise ClassifierError(f"{where!r} {said}{error.strerror}.") from error
         if not data:
             raise ClassifierError(f"{where!r} is larger than this machine's memory.")
-        text, head, notes = load_head(data, where, trust=tuple(trust))
+        text, head, notes = load_head(data, where, trust=tuple(trust), plain=plain)
         try:
             described = json.loads(text)
             if described["format"] > FORMAT_VERSION:

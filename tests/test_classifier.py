@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -161,8 +162,9 @@ def archive_of(data, *, replace_arrays=None, compression=zipfile.ZIP_STORED, ext
 
 def refuse(tmp_path, data, words, error=ClassifierError, **options):
     (tmp_path / "x.skops").write_bytes(data)
-    with pytest.raises(error, match=words) as caught:
-        Classifier.load(tmp_path / "x.skops", **options)
+    for plain in (True, False):
+        with pytest.raises(error, match=words) as caught:
+            Classifier.load(tmp_path / "x.skops", plain=plain, **options)
     return str(caught.value)
 
 
@@ -265,16 +267,18 @@ def test_a_head_whose_arrays_lead_out_of_bounds_is_refused(
     pipeline = made.head.calibrated_classifiers_[0].estimator if calibrate else made.head
     setattr(pipeline[-1], attribute, change(getattr(pipeline[-1], attribute)))
     made.save(tmp_path / "x.skops")
-    with pytest.raises(ClassifierError, match="contradicts itself"):
-        Classifier.load(tmp_path / "x.skops")
+    for plain in (True, False):
+        with pytest.raises(ClassifierError, match="contradicts itself"):
+            Classifier.load(tmp_path / "x.skops", plain=plain)
 
 
-def refused_head(tmp_path, head, change, words):
+def refused_head(tmp_path, head, change, words, both=(True, False)):
     made = build(head)
     change(made.head)
     made.save(tmp_path / "x.skops")
-    with pytest.raises(ClassifierError, match=words):
-        Classifier.load(tmp_path / "x.skops")
+    for plain in both:
+        with pytest.raises(ClassifierError, match=words):
+            Classifier.load(tmp_path / "x.skops", plain=plain)
 
 
 def test_an_svc_that_indexes_the_callers_rows_is_refused(tmp_path):
@@ -290,7 +294,10 @@ def test_an_attribute_in_the_place_of_a_method_is_refused(tmp_path):
     def shadowed(head):
         head[-1].__dict__["decision_function"] = "text"
 
-    refused_head(tmp_path, "ridge", shadowed, "in the place of its method decision_function")
+    words = "in the place of its method decision_function"
+    refused_head(tmp_path, "ridge", shadowed, words, both=[False])
+    plain = Classifier.load(tmp_path / "x.skops", plain=True)  # which takes arrays, and no methods
+    assert plain.predict(X) == build("ridge").predict(X)
 
 
 def test_a_head_that_can_not_predict_is_refused_on_loading(tmp_path):
@@ -379,6 +386,65 @@ def test_classes_that_are_not_the_heads_are_refused():
     made = build()
     with pytest.raises(ClassifierError, match="classes_"):
         Classifier(RECIPE, {}, (Column(),), ("bee", "ant", "cät"), made.head, "ridge")
+
+
+def test_a_plain_classifier_says_the_same_and_keeps_all_else(tmp_path):
+    made = build("logreg")
+    made.save(tmp_path / "x.skops")
+
+    plain = Classifier.load(tmp_path / "x.skops", plain=True)
+
+    assert type(plain.head).__name__ == "LogisticHead"
+    assert dataclasses.replace(plain, head=made.head) == made
+    assert plain.top(X) == Classifier.load(tmp_path / "x.skops").top(X)
+    with pytest.raises(ClassifierError, match=r"\(90, 5\)"):
+        plain.predict(X[:, :5])
+    with pytest.raises(ClassifierError, match="copy its file"):
+        plain.save(tmp_path / "again.skops")
+
+
+@pytest.mark.parametrize("damage", ["shape", "type", "name"])
+def test_an_array_that_a_plain_head_can_not_use_leaves_it_to_the_estimator(tmp_path, saved, damage):
+    with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+        schema = archive.read("schema.json").decode()
+    last = json.loads(schema)["content"]["head"]["content"]["content"]["steps"]["content"][1]
+    name = last["content"][1]["content"]["content"]["coef_"]["file"]
+    array = {
+        "shape": np.zeros((3, 7)), "type": np.full((3, 6), "x"), "name": np.zeros((3, 6)),
+    }[damage]  # fmt: skip
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    swapped = "x.bin" if damage == "name" else name
+    files = {"schema.json": schema.replace(name, swapped).encode(), swapped: buffer.getvalue()}
+    data = with_entries(saved, files)
+    (tmp_path / "x.skops").write_bytes(data)
+    if damage == "name":  # skops asks for no ending
+        assert not hasattr(Classifier.load(tmp_path / "x.skops", plain=True).head, "coef")
+    else:
+        refuse(tmp_path, data, "can't predict")
+
+
+@pytest.mark.parametrize("marks", [(1, 2), (None, None)])
+def test_one_array_is_not_read_again_and_again(tmp_path, saved, marks):
+    with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+        schema = json.loads(archive.read("schema.json"))
+    text = schema["content"]["featbank"]
+    array = {"__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode",
+             "type": "numpy", "file": "big.npy"}  # fmt: skip
+    schema["content"]["more"] = {
+        **text, "__class__": "list", "__loader__": "ListNode",
+        "content": [{**array, "__id__": mark} for mark in marks],
+    }  # fmt: skip
+    refuse(tmp_path, with_entries(saved, {"schema.json": json.dumps(schema).encode()}), "twice")
+
+
+def with_entries(data, files):
+    """Rebuild an archive, signed, with other contents of some entries."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in {*old.namelist(), *files}:
+            new.writestr(name, files.get(name) or old.read(name))
+    return _signed(buffer.getvalue())
 
 
 def test_loading_warns_nobody(tmp_path, saved):

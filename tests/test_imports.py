@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import featbank
-from tests.conftest import MODEL, Tour
+from featbank import backbones
+from featbank.backbones import graph
+from tests.conftest import MODEL, Tour, run
 
 PACKAGE = Path(featbank.__file__).parent
 ORDER = (
@@ -114,7 +116,10 @@ def test_help_is_light(words: tuple[str, ...]) -> None:
     assert not loaded_by(COMMAND, *words) & {*HEAVY, "numpy", "h5py", "PIL"}
 
 
-@pytest.mark.parametrize("module", ["featbank.data.decode", "featbank.backbones.preprocess"])
+@pytest.mark.parametrize(
+    "module",
+    ["featbank.data.decode", "featbank.backbones.preprocess", "featbank.extraction.worker"],
+)
 def test_what_decode_workers_import_is_light(module: str) -> None:
     assert not loaded_by(f"import {module}") & {*HEAVY, "h5py", "scipy"}
 
@@ -127,10 +132,30 @@ def test_an_extraction_with_nothing_to_do_loads_no_network(tour: Tour) -> None:
 
 
 def test_only_the_mlp_head_needs_torch(tour: Tour, tmp_path: Path) -> None:
-    words = ("fit", "--bank", tour.bank, "--head", "ridge", "--no-tune", "--jobs", "1")
+    heads = ",".join(sorted(set(featbank.list_heads()) - {"mlp"}))
+    words = ("fit", "--bank", tour.bank, "--head", heads, "--no-tune", "--jobs", "1")
 
-    assert "torch" not in loaded_by(COMMAND, *words, cwd=tmp_path)
-    assert (tmp_path / "ridge.skops").exists()
+    assert not loaded_by(COMMAND, *words, cwd=tmp_path) & {"torch", "torchvision", "skorch"}
+    assert len(list(tmp_path.glob("*.skops"))) == heads.count(",") + 1
+    assert "skops" not in loaded_by(COMMAND, *words, "--no-save")
+
+
+@pytest.mark.parametrize("head", ["logreg", "svm"])
+def test_a_prediction_loads_neither_torch_nor_scikit_learn(
+    tour: Tour, tmp_path: Path, head: str
+) -> None:
+    fit = ("fit", "--bank", tour.bank, "--head", head, "--no-tune", "--jobs", "1")
+    run(*fit, "--out", tmp_path)
+    image = next((tour.data / "a").iterdir())
+    words = ("predict", tmp_path / f"{head}.skops", image, "--json")
+    run(*words)  # makes the graph
+
+    there = loaded_by(COMMAND, *words)
+
+    assert not there & {"sklearn", "skops", "scipy", "joblib", "pandas"}
+    if graph.available():
+        assert not there & set(HEAVY)
+    assert not loaded_by(COMMAND, *words, "--bank", tour.bank) & {*HEAVY, "openvino"}
 
 
 def test_public_names_have_one_home_and_are_documented() -> None:
@@ -154,6 +179,15 @@ def test_public_names_are_known_to_type_checkers() -> None:
         for alias in node.names
     }
     assert {name for name, _ in told} == set(featbank.__all__)
+
+
+def test_the_names_of_backbones_are_at_home_where_it_says() -> None:
+    assert sorted(backbones.__all__) == backbones.__all__ == sorted(backbones._HOMES)
+    for name, home in backbones._HOMES.items():
+        module = importlib.import_module(f"featbank.backbones.{home}")
+        assert getattr(backbones, name) is getattr(module, name)
+    with pytest.raises(AttributeError, match="has no attribute 'Recip'"):
+        backbones.Recip  # noqa: B018
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

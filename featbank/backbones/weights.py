@@ -8,8 +8,6 @@ import logging
 import mmap
 import os
 import tempfile
-import urllib.error
-import urllib.request
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -243,6 +241,8 @@ def download(url: str, path: Path, *, what: str) -> None:
     WeightsUnavailable
         Within a few seconds, when there is no network.
     """
+    import urllib.request
+
     logger.info("downloading %s to %s", url, path)
     prefix = path.stem.rpartition("-")[2]
     try:
@@ -271,6 +271,9 @@ def download(url: str, path: Path, *, what: str) -> None:
 
 def reachable(url: str) -> str | None:
     """Return None if a server answers at `url` within a few seconds, else why not."""
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the hub's https address
     try:
         with urllib.request.urlopen(request, timeout=_CONNECT_SECONDS):  # noqa: S310 - as above

@@ -214,7 +214,7 @@ def predict(
         raise click.UsageError("--top is 1 or more.")
     if table is not None:
         _check_folder(table)
-    opened = Classifier.load(classifier, trust=options.pop("trust"))
+    opened = Classifier.load(classifier, trust=options.pop("trust"), plain=True)
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)
     if probabilities and not hasattr(opened.head, "predict_proba"):

@@ -11,6 +11,7 @@ built is looked through before it is used (`featbank.heads.soundness`), and pred
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import io
@@ -25,6 +26,7 @@ import numpy as np
 
 from featbank.errors import ClassifierError, UntrustedTypeError
 from featbank.heads.outputs import outputs
+from featbank.heads.plain import PlainHead, plain_content
 from featbank.heads.soundness import complaint
 
 __all__ = ["TRUSTED_TYPES", "check_end", "dump_head", "load_head"]
@@ -76,8 +78,12 @@ def dump_head(text: str, head: Any) -> bytes:
     Raises
     ------
     ClassifierError
-        The estimator holds what can't be saved without pickle.
+        The estimator holds what can't be saved without pickle, or it is a plain head.
     """
+    if isinstance(head, PlainHead):
+        raise ClassifierError(
+            "a head that was loaded as a plain one can't be saved; copy its file."
+        )
     skops_io = _import_skops()
     try:
         return _signed(skops_io.dumps({"featbank": text, "head": head}))
@@ -103,7 +109,7 @@ def _import_skops() -> Any:
 
 
 def load_head(
-    data: bytes, where: str, *, trust: tuple[str, ...] = ()
+    data: bytes, where: str, *, trust: tuple[str, ...] = (), plain: bool = False
 ) -> tuple[str, Any, list[str]]:
     """Return the text and the estimator of an archive, and warnings of reading it as notes.
 
@@ -114,6 +120,8 @@ def load_head(
         The archive's name in messages.
     trust : tuple of str
         Types beyond `TRUSTED_TYPES` that may be constructed.
+    plain : bool
+        Whether a `featbank.heads.plain.PlainHead` takes the estimator's place where it can.
 
     Raises
     ------
@@ -121,8 +129,9 @@ def load_head(
     """
     _check_digest(data, where)
     _check_archive(data, where)
-    _check_types(data, where, trust)
-    content, notes = _constructed(data, where, trust)
+    schema = _check_types(data, where, trust)
+    found = _plain(data, schema) if plain else None
+    content, notes = (found, []) if found else _constructed(data, where, trust)
     text, head = content.get("featbank"), content.get("head")
     if not isinstance(text, str) or not hasattr(head, "predict"):
         raise ClassifierError(f"{where!r} holds no fitted head with its description.")
@@ -130,6 +139,20 @@ def load_head(
         raise ClassifierError(f"{where!r} is refused: {reason}.")
     _try_out(head, len(data), where, trust)
     return text, head, notes
+
+
+def _plain(data: bytes, schema: Any) -> dict[str, Any] | None:
+    """Return what an archive holds with a plain head, without skops; None if it has none."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+
+        @functools.cache  # however often a schema names it
+        def read(name: str) -> Any:
+            if not name.endswith(".npy"):  # only those were compared with what they declare
+                raise ValueError(name)
+            with archive.open(name) as file:
+                return np.lib.format.read_array(file, allow_pickle=False)
+
+        return plain_content(schema, read)
 
 
 def _try_out(head: Any, size: int, where: str, trust: tuple[str, ...]) -> None:
@@ -240,8 +263,8 @@ def _check_array(file: Any, size: int, refused: str) -> None:
         raise ClassifierError(f"{refused} holds other than it declares.")
 
 
-def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> None:
-    """Refuse by name every type that is neither on the list nor trusted by the caller."""
+def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> Any:
+    """Refuse by name every type that is neither on the list nor trusted; return the schema."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             text = archive.read("schema.json")
@@ -253,10 +276,15 @@ def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> None:
             f"{where!r} can't be read as a classifier: it has no schema of skops ({_words(error)})."
         ) from error
     unknown = set()
+    held: dict[Any, Any] = {}
     waiting = [schema]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
+            file, mark = str(node.get("file")), node.get("__id__")
+            # skops reads an array once for each mark that it has.
+            if "file" in node and (mark is None or held.setdefault(file, mark) != mark):
+                raise ClassifierError(f"{where!r} is refused: it holds {file[:_MAX_NAME]} twice.")
             if "__class__" in node or "__loader__" in node:
                 name = f"{node.get('__module__')}.{node.get('__class__')}"
                 loader = str(node.get("__loader__"))
@@ -269,6 +297,7 @@ def _check_types(data: bytes, where: str, trust: tuple[str, ...]) -> None:
             waiting += node
     if unknown:
         raise _untrusted(sorted(unknown), where)
+    return schema
 
 
 def _untrusted(names: list[str], where: str) -> UntrustedTypeError:

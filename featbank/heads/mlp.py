@@ -13,6 +13,8 @@ from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from featbank.heads.plain import forward, softmax
+
 __all__ = ["MLPHead"]
 
 Array = npt.NDArray[Any]
@@ -146,10 +148,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, shape (n, n_classes), float64."""
-        logits = self._logits(X).astype(np.float64)
-        exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probability: Array = exponential / exponential.sum(axis=1, keepdims=True)
-        return probability
+        return softmax(self._logits(X).astype(np.float64))
 
     def predict(self, X: Any) -> Array:
         """Return the most probable class of each row, shape (n,)."""
@@ -159,13 +158,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: Any) -> Array:
         check_is_fitted(self)
-        values: Array = validate_data(self, X, dtype=np.float32, reset=False)
-        last = len(self.coefs_) - 1
-        for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
-            values = values @ coef + intercept
-            if i < last:
-                np.maximum(values, 0, out=values)
-        return values
+        values = validate_data(self, X, dtype=np.float32, reset=False)
+        return forward(values, self.coefs_, self.intercepts_)
 
     def _hold_out(self, codes: Array, random: np.random.RandomState) -> tuple[Array, Array]:
         """Return the rows to train on and the rows to stop by."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["complaint"]
+__all__ = ["complaint", "is_sound_svc"]
 
 _MAX_ESTIMATORS = 1000  # a calibrated head has some tens
 _MAX_VISITS = 100_000
@@ -80,7 +80,7 @@ def _is_sound(part: Any) -> bool:
                 return False
         # Without its arrays it is not fitted, as what a calibrated head was cloned from.
         if type(part).__name__ == "SVC" and hasattr(part, "support_vectors_"):
-            return _is_sound_svc(part)
+            return is_sound_svc(part)
         if type(part).__name__ == "KNeighborsClassifier" and hasattr(part, "_fit_X"):
             y, rows = part._y, part._fit_X
             return bool(
@@ -95,14 +95,15 @@ def _is_sound(part: Any) -> bool:
     return True
 
 
-def _is_sound_svc(part: Any) -> bool:
+def is_sound_svc(part: Any) -> bool:
+    """Tell whether the arrays of an `SVC`, or of what has its attributes, agree."""
     k, counts, vectors = len(part.classes_), part._n_support, part.support_vectors_
     n, pairs = len(vectors), k * (k - 1) // 2
     return bool(
         k > 1
         and n > 0
         and part.kernel in _KERNELS
-        and part._impl == "c_svc"
+        and getattr(part, "_impl", "c_svc") == "c_svc"
         and not part._sparse
         and counts.shape == (k,)
         and np.all(counts >= 0)

@@ -109,7 +109,7 @@ def predict(
     from featbank.classifier import Classifier
 
     if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier, trust=trust)
+        classifier = Classifier.load(classifier, trust=trust, plain=True)
     one = isinstance(images, str | bytes | os.PathLike)
     paths = find_images([images] if one else images)
     embedded = embed_paths(

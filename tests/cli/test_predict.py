@@ -114,7 +114,7 @@ def test_a_bank_spares_the_network(
         raise AssertionError("the network was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr("featbank.extraction.loader.RequestLoader.load", no_network)
+        patch.setattr("featbank.extraction.loader._kept", no_network)
         known = run(*words, tour.data).json
         with pytest.raises(AssertionError, match="network was loaded"):
             run(*words, tmp_path / "new")
