@@ -90,12 +90,17 @@ def measure(*command: str | Path) -> tuple[float, float, str]:
     return seconds, usage.ru_maxrss * unit, said
 
 
-def measure_all(n: int, rounds: int, scratch: Path) -> dict[str, object]:
+def measure_all(n: int, rounds: int, scratch: Path, keep: Path | None) -> dict[str, object]:
     """Measure everything at `n` files."""
-    folder, bank = scratch / "images", scratch / "bank"
-    make_files(folder, n)
-    time.sleep(2.5)  # younger files are read again, for they may change within the clock's tick
+    folder, bank = (keep or scratch) / f"images-{n}", scratch / "bank"
+    if not folder.exists():
+        making = folder.with_name(f"{folder.name}.part")
+        make_files(making, n)
+        making.rename(folder)
+        time.sleep(2.5)  # younger files are read again, for they may change within the clock's tick
+    os.environ["FEATBANK_CACHE"] = os.fspath(scratch / "cache")
     fill_bank(bank, folder)
+    time.sleep(2.5)  # the same of shards
     extract = ("-m", "featbank", "extract", *MODEL, "--bank", bank, "--json", folder)
     assert json.loads(measure(*extract)[2])["reused"] == n  # remembers which shards are verified
     sides = {
@@ -138,13 +143,14 @@ def main() -> None:
     parser.add_argument("--files", default="10000,100000,1000000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="a folder with room for that many files")
+    parser.add_argument("--keep", type=Path, help="where files are kept for further runs")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
     results = []
     print(f"{'files':>9}{'walk + stat':>13}{'second run':>12}{'1 % changed':>13}{'memory':>10}")
     for n in map(int, options.files.split(",")):
         with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-            found = measure_all(n, options.rounds, Path(name))
+            found = measure_all(n, options.rounds, Path(name), options.keep)
         results.append(found)
         median = found["median"]
         print(

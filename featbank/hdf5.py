@@ -47,6 +47,7 @@ __all__ = [
 USER_BLOCK = 512
 _MAGIC = b"featbank sealed file 1\nsha256 "
 _ALIGNMENT = 64  # bytes: a memory map of any column starts on a cache line
+_PARTS = 1024  # what one call may fill: IOV_MAX of Linux, macOS and the BSDs
 _MAX_DEPTH = 6
 _MAX_OBJECTS = 100_000
 _MAX_LENGTH = 1 << 40
@@ -66,15 +67,15 @@ def create(target: Any, *, user_block: bool) -> h5py.File:
     )
 
 
-def build(fill: Callable[[h5py.File], None], *, user_block: bool = False) -> bytearray:
+def build(fill: Callable[[h5py.File], None], *, user_block: bool = False) -> memoryview:
     """Return the bytes of an HDF5 file that `fill` has filled; the same content, the same bytes."""
     buffer = io.BytesIO()
     with create(buffer, user_block=user_block) as file:
         fill(file)
-    return bytearray(buffer.getbuffer())
+    return buffer.getbuffer()
 
 
-def seal(data: bytearray) -> bytearray:
+def seal(data: bytearray | memoryview) -> bytearray | memoryview:
     """Put the digest of what follows the user block into it, and return `data`."""
     data[:USER_BLOCK] = seal_block(hashlib.sha256(memoryview(data)[USER_BLOCK:]).hexdigest())
     return data
@@ -193,6 +194,67 @@ class Place:
             path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape
         )
         return array.view(np.ndarray)
+
+    def read(
+        self,
+        path: str,
+        rows: npt.NDArray[np.int64],
+        out: npt.NDArray[Any],
+        to: npt.NDArray[np.int64],
+    ) -> None:
+        """Read some rows of the two-dimensional array, and nothing else of the file.
+
+        Rows that follow one another in the file are read by one call, wherever they go.
+
+        Parameters
+        ----------
+        path : str
+        rows : ndarray of shape (K,), int64
+        out : ndarray of shape (N, D)
+            Contiguous, of this dtype and as wide as the array.
+        to : ndarray of shape (K,), int64
+            Which row of `out` each of `rows` becomes.
+
+        Raises
+        ------
+        BankDamaged
+            The file is shorter than it was, or is none.
+        """
+        width = out.shape[1] * out.itemsize
+        if not len(rows) or not width:
+            return
+        jump = np.diff(rows, prepend=-2) != 1
+        starts = np.flatnonzero(jump | (np.diff(to, prepend=-2) != 1))
+        memory = out.data.cast("B")
+        first = to[starts] * width
+        last = first + np.diff(starts, append=len(rows)) * width
+        parts = [memory[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        bounds = [*np.flatnonzero(jump[starts]).tolist(), len(parts)]
+        offsets = (self.offset + rows[starts] * width).tolist()
+        try:
+            with open_regular(path, follow=False) as file:
+                for a, b in itertools.pairwise(bounds):
+                    _read_into(file.fileno(), parts[a:b], offsets[a])
+        except NotRegular as error:
+            raise BankDamaged(f"{path} {error.strerror}.") from error
+        except EOFError:
+            raise BankDamaged(f"{path} is shorter than it was when it was opened.") from None
+
+
+def _read_into(handle: int, parts: list[memoryview], offset: int) -> None:
+    """Fill `parts`, one after another, with a file's bytes from `offset` on."""
+    while parts:
+        count = os.preadv(handle, parts[:_PARTS], offset)
+        if not count:
+            raise EOFError
+        offset += count
+        filled = 0
+        while filled < len(parts) and count >= len(parts[filled]):
+            count -= len(parts[filled])
+            filled += 1
+        parts = parts[filled:]
+        if count:
+            parts[0] = parts[0][count:]
 
 
 def place(dataset: h5py.Dataset) -> Place:

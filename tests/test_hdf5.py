@@ -50,8 +50,83 @@ def test_what_was_put_comes_back_mapped_and_aligned(tmp_path, user_block):
     assert empty.map(path).shape == (0, 4)
 
 
+def placed(tmp_path, values):
+    """Return a file of one array, and where that lies in it."""
+    data = hdf5.build(lambda file: hdf5.put(file, "values", values))
+    path = written(tmp_path / "file.h5", data)
+    with hdf5.open_inspected(path) as file:
+        return path, hdf5.place(file["values"])
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Let the system read at most so many bytes a call; tell what it was asked for."""
+    calls, most, preadv = [], [1 << 30], os.preadv
+
+    def read(handle, parts, offset):
+        assert len(parts) <= os.sysconf("SC_IOV_MAX")
+        data = os.pread(handle, min(sum(map(len, parts)), most[0]), offset)
+        calls.append(len(data))
+        return preadv(handle, parts, offset) if most[0] == 1 << 30 else scatter(data, parts)
+
+    def scatter(data, parts):
+        done = 0
+        for part in parts:
+            some = data[done : done + len(part)]
+            part[: len(some)] = some
+            done += len(some)
+        return done
+
+    monkeypatch.setattr(os, "preadv", read)
+    return calls, most
+
+
+@pytest.mark.parametrize("most", [1 << 30, 7, 100])
+def test_rows_are_read_into_any_order_however_little_a_call_brings(tmp_path, spied, most):
+    values = np.random.default_rng(0).random((3000, 5)).astype(np.float16)
+    path, place = placed(tmp_path, values)
+    spied[1][0] = most
+    rng = np.random.default_rng(1)
+    every = np.arange(len(values))
+    for rows, to in (
+        (every, every),
+        (every, every[::-1]),
+        (every, rng.permutation(every)),
+        (np.array([0, 1, 2, 2, 2, 7, 8, 2999]), np.array([4, 5, 0, 1, 6, 2, 3, 7])),
+        (every[:0], every[:0]),
+    ):
+        out = np.full((len(rows), 5), np.nan, np.float16)
+        place.read(path, rows, out, to)
+        np.testing.assert_array_equal(out[to], values[rows])
+
+
+def test_rows_that_follow_one_another_take_one_call_and_no_others_are_read(tmp_path, spied):
+    values = np.arange(4000, dtype=np.float32).reshape(1000, 4)
+    path, place = placed(tmp_path, values)
+    calls, _ = spied
+    rows = np.array([3, 4, 5, 6, 900, 901])
+    place.read(path, rows, np.empty((6, 4), np.float32), np.array([5, 3, 4, 0, 1, 2]))
+    assert calls == [4 * 16, 2 * 16]
+
+
+def test_rows_of_a_file_that_was_cut_off_or_put_elsewhere_are_damage(tmp_path):
+    path, place = placed(tmp_path, VALUES)
+    rows, out = np.arange(6), np.empty_like(VALUES)
+    moved = tmp_path / "moved.h5"
+    os.rename(path, moved)
+    os.symlink(moved, path)
+    with pytest.raises(BankDamaged, match="is a link"):
+        place.read(path, rows, out, rows)
+    os.unlink(path)
+    with pytest.raises(FileNotFoundError):
+        place.read(path, rows, out, rows)
+    os.truncate(moved, place.offset + VALUES.nbytes - 1)
+    with pytest.raises(BankDamaged, match="shorter"):
+        place.read(str(moved), rows, out, rows)
+
+
 def test_a_seal_sees_every_kind_of_damage(tmp_path):
-    data = hdf5.seal(hdf5.build(fill, user_block=True))
+    data = bytes(hdf5.seal(hdf5.build(fill, user_block=True)))
     hdf5.check_seal(written(tmp_path / "whole.h5", data))
     rng = np.random.default_rng(0)
     for bit in rng.integers(0, len(data) * 8, 300):

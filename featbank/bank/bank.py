@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import time
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank import durable, hdf5
+from featbank.backbones.memo import cache_dir
 from featbank.backbones.recipe import Column, Recipe
 from featbank.bank import packed
+from featbank.bank.catalogue import LEAST, read_catalogue, worth_writing, write_catalogue
 from featbank.bank.documents import checked_sources, read_document, write_document
 from featbank.bank.recipes import (
     QUARANTINE,
@@ -32,7 +35,6 @@ from featbank.bank.selection import (
     choose_columns,
     choose_recipe,
     choose_sources,
-    gather,
     locate,
     readable,
 )
@@ -99,7 +101,7 @@ class Bank:
         self.path = os.path.abspath(os.fspath(path))
         self.packed = os.path.isfile(self.path)
         if self.packed:
-            self._verified = Verified(os.path.dirname(self.path))
+            self._verified = Verified(os.sep, os.fspath(cache_dir()))
         else:
             check_folder(self.path)
             self._verified = Verified(self.path)
@@ -151,7 +153,7 @@ class Bank:
     def recipes(self) -> list[KnownRecipe]:
         """The recipes that the bank has, sorted by backbone and fingerprint."""
         if self.packed:
-            self._verified.ensure(self.path, hdf5.check_seal)
+            self._check_packed()
             plain = packed.read_recipes(self.path)
         else:
             folders = self.recipe_folders()
@@ -175,7 +177,7 @@ class Bank:
 
     def _read_index(self) -> Index:
         if self.packed:
-            self._verified.ensure(self.path, hdf5.check_seal)
+            self._check_packed()
             return packed.read_packed_index(self.path)
         path = os.path.join(self.path, "index.h5")
         if not os.path.lexists(path):
@@ -197,7 +199,7 @@ class Bank:
 
     def _read_sources(self) -> dict[str, dict[str, Any]]:
         if self.packed:
-            self._verified.ensure(self.path, hdf5.check_seal)
+            self._check_packed()
             return packed.read_sources(self.path)
         path = os.path.join(self.path, "sources.json")
         if not os.path.lexists(path):
@@ -218,24 +220,30 @@ class Bank:
             A shard's bytes are not those that were sealed.
         """
         if self.packed:
-            self._verified.ensure(self.path, hdf5.check_seal)
+            self._check_packed()
             return packed.read_packed_shards(self.path, fingerprint)
         return _looking_again(lambda: self._read_shards(fingerprint))
 
     def _read_shards(self, fingerprint: str) -> list[Shard]:
-        found = []
-        for path in self.shard_paths(fingerprint):
-            self._verified.ensure(path, self._check_shard)
+        paths = self.shard_paths(fingerprint)
+        states = {path: self._verified.ensure(path, self._check_shard) for path in paths}
+        folder = os.path.dirname(os.path.dirname(paths[0])) if paths else ""
+        if len(unread := states.keys() - self._shards.keys()) >= LEAST:
+            self._shards |= read_catalogue(folder, fingerprint, {p: states[p] for p in unread})
+        opened = 0
+        for path in paths:
             if path not in self._shards:
                 self._shards[path] = read_shard(path)
-            shard = self._shards[path]
-            if shard.fingerprint != fingerprint:
+                opened += states[path] is not None
+            if self._shards[path].fingerprint != fingerprint:
                 raise BankDamaged(
                     f"{path} lies under another recipe than its own; run `featbank repair`."
                 )
-            found.append(shard)
         self._verified.save()
-        return found
+        found = {path: self._shards[path] for path in paths}
+        if worth_writing(opened, len(found)):
+            write_catalogue(folder, fingerprint, found, states)
+        return list(found.values())
 
     def shard_paths(self, fingerprint: str) -> list[str]:
         """Return the files of a recipe's shards, unread, sorted."""
@@ -289,7 +297,12 @@ class Bank:
         FeaturesMissing
             Some of the images have no such features yet.
         """
-        return self.select(recipe, layer, view=view, split=split, source=source).X
+
+        def read() -> Array:
+            located = self.locate(recipe, layer, view=view, split=split, source=source)
+            return located.read(slice(None))
+
+        return _looking_again(read)
 
     @property
     def paths(self) -> list[str]:
@@ -325,14 +338,12 @@ class Bank:
         -------
         Selection
         """
-        sources = choose_sources(self.index, source)
-        known, columns = self._choose(recipe, layer, view)
 
-        def gathered() -> Selection:
-            tables = [self.rows(known.fingerprint, column) for column in columns]
-            return gather(sources, known, tables, split=split, label=label)
+        def read() -> Selection:
+            located = self.locate(recipe, layer, view=view, split=split, source=source, label=label)
+            return dataclasses.replace(located.selection, X=located.read(slice(None)))
 
-        return _looking_again(gathered)
+        return _looking_again(read)
 
     def locate(
         self,
@@ -346,24 +357,25 @@ class Bank:
     ) -> Located:
         """Find what `select` would return, to read it piece by piece; hold `using` meanwhile."""
         sources = choose_sources(self.index, source)
-        known, columns = self._choose(recipe, layer, view)
-        tables = [self.rows(known.fingerprint, column) for column in columns]
+        known, tables = self._choose(recipe, layer, view)
         return locate(sources, known, tables, split=split, label=label)
 
     def _choose(
         self, recipe: str | Recipe | None, layer: str | Sequence[str] | None, view: str | None
-    ) -> tuple[KnownRecipe, list[Column]]:
-        """Find the one recipe and the columns that the words mean."""
+    ) -> tuple[KnownRecipe, list[Rows]]:
+        """Find the one recipe and the columns that the words mean, with their rows."""
         recipes = self.recipes
         if not recipes:
             raise FeaturesMissing(f"{self.path} has no features yet; run `featbank extract`.")
         known = choose_recipe(
             recipes, recipe, lambda k: bool(columns_in(self.shards(k.fingerprint)))
         )
-        columns = columns_in(self.shards(known.fingerprint))
+        shards = self.shards(known.fingerprint)
+        columns = columns_in(shards)
         if not columns:
             raise FeaturesMissing(f"{known.slug} has no features yet; run `featbank extract`.")
-        return known, choose_columns(columns, layer, view)
+        chosen = choose_columns(columns, layer, view)
+        return known, [Rows.of(column, shards) for column in chosen]
 
     # Who may write
 
@@ -466,6 +478,10 @@ class Bank:
                 index = index.with_source(source)
             data = hdf5.seal(hdf5.build(lambda file: fill_index(file, index), user_block=True))
             durable.write_file(os.path.join(self.path, "index.h5"), memoryview(data))
+
+    def _check_packed(self) -> None:
+        self._verified.ensure(self.path, hdf5.check_seal)
+        self._verified.save()
 
     def _check_shard(self, path: str) -> None:
         check_digest(path)

@@ -105,7 +105,7 @@ class LayeredBank(Bank):
         durable.remove_folder(self.path)
 
 
-def _bytes(index: Index) -> bytearray:
+def _bytes(index: Index) -> memoryview:
     """Return the one text of an index; the same content, the same bytes."""
     return hdf5.build(lambda file: fill_index(file, index))
 

@@ -215,6 +215,10 @@ class MappedShard(Shard):
         """Return a column's features, mapped and read-only, shape (N, D)."""
         return self.values[column]
 
+    def copy(self, column: Column, rows: Any, out: Any, to: Any) -> None:
+        """Copy some rows of a column into the rows `to` of `out`."""
+        out[to] = self.values[column][rows]
+
 
 def read_packed_shards(path: str, fingerprint: str) -> list[Shard]:
     """Return the rows of a recipe, one shard a column."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from featbank.errors import BankDamaged
 __all__ = ["Rows"]
 
 Int = npt.NDArray[np.int64]
+
+_PIECE_ROWS = 512  # a copy of so many stays in the processor's cache
+_READERS = 2  # threads: two bring 1.25 times as much as one out of warm memory
 
 
 def as_scalars(keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.bytes_]:
@@ -32,7 +37,9 @@ def _heads_of(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
 def _unique(keys: npt.NDArray[np.bytes_]) -> tuple[npt.NDArray[np.bytes_], Int]:
     """Return the keys sorted, each once, and where each comes first."""
     heads = _heads_of(keys)
-    order = np.argsort(heads, kind="stable")
+    order = np.argsort(heads)
+    if (heads[order][1:] == heads[order][:-1]).any():  # the slower sort keeps the first one first
+        order = np.argsort(heads, kind="stable")
     new = np.ones(len(keys), np.bool_)
     new[1:] = keys[order][1:] != keys[order][:-1]
     if (heads[order][1:] == heads[order][:-1])[new[1:]].any():  # equal heads over other keys
@@ -87,7 +94,9 @@ class Rows:
             return np.full(len(wanted), -1, np.int64)
         heads = self._heads
         sought = _heads_of(wanted)
-        at = np.minimum(np.searchsorted(heads, sought), len(heads) - 1)
+        order = np.argsort(sought)  # what is sought in order is found several times sooner
+        at = np.empty(len(wanted), np.int64)
+        at[order] = np.minimum(np.searchsorted(heads, sought[order]), len(heads) - 1)
         found = self.keys[at] == wanted
         # Two keys with one head are a stranger's work; then whole keys are compared.
         if (odd := np.flatnonzero(~found & (heads[at] == sought))).size:
@@ -105,10 +114,18 @@ class Rows:
         first = self.shards[0].columns[self.column]
         out = np.empty((len(positions), first.shape[1]), first.dtype)
         shard, row = self.shard[positions], self.row[positions]
-        order = np.argsort(shard, kind="stable")
-        starts = np.searchsorted(shard[order], np.arange(len(self.shards) + 1))
-        for number, source in enumerate(self.shards):
-            chosen = order[starts[number] : starts[number + 1]]
-            if len(chosen):
-                out[chosen] = source.features(self.column)[row[chosen]]
+        order = np.lexsort((row, shard))
+        bounds = np.searchsorted(shard[order], np.arange(len(self.shards) + 1)).tolist()
+        pieces = [
+            (source, order[start : min(start + _PIECE_ROWS, end)])
+            for source, (begin, end) in zip(self.shards, pairwise(bounds), strict=True)
+            for start in range(begin, end, _PIECE_ROWS)
+        ]
+
+        def copy(piece: tuple[Shard, Int]) -> None:
+            source, to = piece
+            source.copy(self.column, row[to], out, to)
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            list(readers.map(copy, pieces))
         return out

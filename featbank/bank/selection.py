@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ __all__ = [
     "choose_columns",
     "choose_recipe",
     "choose_sources",
-    "gather",
     "locate",
     "readable",
 ]
@@ -69,20 +68,48 @@ class Located:
 
     Attributes
     ----------
-    selection : Selection
-        With an `X` of no columns.
+    known : KnownRecipe
+    digests : ndarray of shape (N, 32), uint8
+        SHA-256 of each image's bytes.
     tables : tuple of Rows
         One a column.
     places : tuple of ndarray of shape (N,), int64
         Where in each table the images' rows are.
     parts : tuple of (IndexedSource, ndarray)
         The sources with the rows of their images.
+    label : str or None
+        The column of the sources' tables that is the label, if it is not the default one.
     """
 
-    selection: Selection
+    known: KnownRecipe
+    digests: npt.NDArray[np.uint8]
     tables: tuple[Rows, ...]
     places: tuple[npt.NDArray[np.int64], ...]
     parts: tuple[tuple[IndexedSource, npt.NDArray[np.intp]], ...]
+    label: str | None
+
+    @cached_property
+    def selection(self) -> Selection:
+        """What is known of the images, with an `X` of no columns."""
+
+        def words(title: str) -> list[str | None]:
+            texts = (_values(part, title).take(rows) for part, rows in self.parts)
+            return [word for text in texts for word in text.tolist()]
+
+        return Selection(
+            X=np.empty((len(self.digests), 0), np.float32),
+            paths=[
+                os.fsdecode(part.path(row)) for part, rows in self.parts for row in rows.tolist()
+            ],
+            sources=[part.name for part, rows in self.parts for _ in rows],
+            labels=words("label" if self.label is None else self.label),
+            splits=words("split"),
+            groups=words("group"),
+            digests=self.digests,
+            recipe=self.known.recipe,
+            columns=tuple(table.column for table in self.tables),
+            request=dict(self.known.provenance.get("request", {})),
+        )
 
     @property
     def width(self) -> int:
@@ -94,7 +121,7 @@ class Located:
         """What numbers they are."""
         return np.result_type(*(np.dtype(table.column.dtype) for table in self.tables))
 
-    def read(self, images: slice) -> Array:
+    def read(self, images: slice | npt.NDArray[np.intp]) -> Array:
         """Return the features of some of the images, the columns' side by side."""
         blocks = [t.read(at[images]) for t, at in zip(self.tables, self.places, strict=True)]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
@@ -166,19 +193,6 @@ def choose_columns(
     return [_one_column(columns, word) for word in wanted]
 
 
-def gather(
-    sources: Sequence[IndexedSource],
-    known: KnownRecipe,
-    tables: Sequence[Rows],
-    *,
-    split: str | None = None,
-    label: str | None = None,
-) -> Selection:
-    """Read the features of the sources' readable images; see `featbank.Bank.select`."""
-    located = locate(sources, known, tables, split=split, label=label)
-    return dataclasses.replace(located.selection, X=located.read(slice(None)))
-
-
 def locate(
     sources: Sequence[IndexedSource],
     known: KnownRecipe,
@@ -188,25 +202,19 @@ def locate(
     label: str | None = None,
 ) -> Located:
     """Find the features of the sources' readable images; see `featbank.Bank.select`."""
-    paths: list[str] = []
-    names: list[str] = []
-    found: dict[str, list[str | None]] = {k: [] for k in ("label", "split", "group")}
     digests, parts = [], []
     missing = 0
     for part in sources:
-        listing = part.listing
+        if label is not None:
+            _values(part, label)
         keep = ~part.failed
         if split is not None:
-            keep &= np.array([word == split for word in listing.split.tolist()], dtype=np.bool_)
+            text = part.listing.split
+            keep &= np.isin(text.codes, [i for i, w in enumerate(text.vocabulary) if w == split])
         missing += int((keep & ~part.known).sum())
         rows = np.flatnonzero(keep & part.known)
         digests.append(part.digest[rows])
         parts.append((part, rows))
-        paths += [os.fsdecode(part.path(int(row))) for row in rows]
-        names += [part.name] * len(rows)
-        for name, words in found.items():
-            title = label if name == "label" and label is not None else name
-            words += _values(part, title).take(rows).tolist()
     keys = np.concatenate(digests) if digests else np.empty((0, 32), np.uint8)
     if not len(keys) and not missing:
         raise FeaturesMissing(_nothing(sources, split))
@@ -221,19 +229,7 @@ def locate(
                 "or choose a source that has them."
             )
         places.append(at)
-    selection = Selection(
-        X=np.empty((len(keys), 0), np.float32),
-        paths=paths,
-        sources=names,
-        labels=found["label"],
-        splits=found["split"],
-        groups=found["group"],
-        digests=keys,
-        recipe=known.recipe,
-        columns=tuple(table.column for table in tables),
-        request=dict(known.provenance.get("request", {})),
-    )
-    return Located(selection, tuple(tables), tuple(places), tuple(parts))
+    return Located(known, keys, tuple(tables), tuple(places), tuple(parts), label)
 
 
 def _one_column(columns: Sequence[Column], word: str | None) -> Column:

@@ -40,6 +40,7 @@ __all__ = [
 SHARD_VERSION = 1
 
 Array = npt.NDArray[Any]
+Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Shard:
     def features(self, column: Column) -> Array:
         """Return a column's features, mapped and read-only, shape (N, D)."""
         return self.columns[column].map(self.path)
+
+    def copy(self, column: Column, rows: Int, out: Array, to: Int) -> None:
+        """Copy some rows of a column into the rows `to` of `out`, and read nothing else."""
+        self.columns[column].read(self.path, rows, out, to)
 
 
 def columns_in(shards: Iterable[Shard]) -> list[Column]:

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -24,7 +25,7 @@ EXTENSIONS = (
 )  # fmt: skip
 """What makes a file an image while walking, whatever the case of its letters."""
 
-_MISSING = (-1, 0, 0, 0)  # size, mtime, ctime and inode of a file that is not there
+_MISSING = SimpleNamespace(st_size=-1, st_mtime_ns=0, st_ctime_ns=0, st_ino=0)
 _ENDINGS = frozenset(os.fsencode(extension[1:]) for extension in EXTENSIONS)
 
 
@@ -52,19 +53,16 @@ class FileStats:
     size: array[int] = field(default_factory=lambda: array("q"))
     mtime: array[int] = field(default_factory=lambda: array("q"))
     ctime: array[int] = field(default_factory=lambda: array("q"))
-    inode: array[int] = field(default_factory=lambda: array("q"))
+    inode: array[int] = field(default_factory=lambda: array("Q"))
     scanned: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, states: Iterable[os.stat_result | None], scanned: int) -> None:
         """Append files that were looked at together; None for one that is not there."""
-        rows = [_MISSING if state is None else numbers_of(state) for state in states]
-        if rows:
-            for column, values in zip(
-                (self.size, self.mtime, self.ctime, self.inode),
-                zip(*rows, strict=True),
-                strict=True,
-            ):
-                column.extend(values)
+        rows = [_MISSING if state is None else state for state in states]
+        self.size.extend([row.st_size for row in rows])
+        self.mtime.extend([row.st_mtime_ns for row in rows])
+        self.ctime.extend([row.st_ctime_ns for row in rows])
+        self.inode.extend([row.st_ino for row in rows])
         self.scanned.extend(itertools.repeat(scanned, len(rows)))
 
     def listing(
@@ -77,9 +75,8 @@ class FileStats:
         extra: dict[str, Text] | None = None,
     ) -> Listing:
         """Return all of it as a `Listing`, sorted by name; the columns come in `names`' order."""
-        order = np.fromiter(
-            sorted(range(len(names)), key=names.__getitem__), dtype=np.intp, count=len(names)
-        )
+        places = sorted(range(len(names)), key=names.__getitem__)
+        order = np.array(places, np.intp)
         columns = {
             name: np.frombuffer(getattr(self, name), dtype=np.int64)[order]
             if len(names)
@@ -93,7 +90,7 @@ class FileStats:
             return Text(text.codes[order], text.vocabulary)
 
         return Listing(
-            names=[names[i] for i in order],
+            names=[names[i] for i in places],
             **columns,
             label=ordered(label),
             split=ordered(split),
@@ -136,27 +133,38 @@ def walk(root: bytes, *, hidden: bool = False, follow_links: bool = False) -> Li
     codes: array[int] = array("i")
     folders: dict[bytes, int] = {b"": -1}
     stats = FileStats()
-    for folder, entries, scanned in _folders(root, hidden=hidden, follow_links=follow_links):
+    for folder, files, scanned in _folders(root, hidden=hidden, follow_links=follow_links):
         code = folders.setdefault(folder.partition(b"/")[0], len(folders) - 1)
         prefix = folder + b"/" if folder else b""
-        names += [prefix + entry.name for entry in entries]
-        codes.extend(itertools.repeat(code, len(entries)))
-        stats.add(map(_state_of, entries), scanned)
+        names += [prefix + name for name in files]
+        codes.extend(itertools.repeat(code, len(files)))
+        stats.add(_states(os.path.join(root, folder), files), scanned)
     return stats.listing(names, label=_label(codes, folders))
 
 
-def _state_of(entry: os.DirEntry[bytes]) -> os.stat_result | None:
+def _states(folder: bytes, names: list[bytes]) -> Iterator[os.stat_result | None]:
+    """Yield the state of each of a folder's files; the folder's own path is looked up only once."""
     try:
-        return entry.stat()
-    except OSError:  # a link to nothing, or a file that has just gone
-        return None
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # it has just gone
+        yield from itertools.repeat(None, len(names))
+        return
+    try:
+        for name in names:
+            try:
+                yield os.stat(name, dir_fd=opened)
+            except OSError:  # a link to nothing, or a file that has just gone
+                yield None
+    finally:
+        os.close(opened)
 
 
 def _label(codes: array[int], folders: dict[bytes, int]) -> Text:
     """Return the column of labels, given each folder's code in order of discovery."""
     found = np.array(codes, dtype=np.int32)
-    used = set(np.unique(found).tolist()) - {-1}
-    vocabulary = sorted((os.fsdecode(name), code) for name, code in folders.items() if code in used)
+    used = np.flatnonzero(np.bincount(found[found >= 0])).tolist()
+    named = {code: os.fsdecode(name) for name, code in folders.items()}
+    vocabulary = sorted((named[code], code) for code in used)
     place = np.full(len(folders) + 1, -1, dtype=np.int32)  # its last entry is what -1 finds
     for rank, (_, code) in enumerate(vocabulary):
         place[code] = rank
@@ -165,8 +173,8 @@ def _label(codes: array[int], folders: dict[bytes, int]) -> Text:
 
 def _folders(
     root: bytes, *, hidden: bool, follow_links: bool
-) -> Iterator[tuple[bytes, list[os.DirEntry[bytes]], int]]:
-    """Yield each folder's relative name, its image files, and the time before they were listed."""
+) -> Iterator[tuple[bytes, list[bytes], int]]:
+    """Yield each folder's relative name, the names of its images, and the time before all that."""
     seen: set[tuple[int, int]] = set()
     stack, links = [b""], list[bytes]()
     while stack or links:
@@ -196,22 +204,18 @@ def _folders(
                 continue
             if entry.is_file(follow_symlinks=False):  # most are, and one question is enough
                 if is_image_name(name):
-                    files.append(entry)
+                    files.append(name)
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(folder + b"/" + name if folder else name)
             elif _is_linked_folder(entry):
                 if follow_links:
                     links.append(folder + b"/" + name if folder else name)
             elif is_image_name(name):
-                files.append(entry)
+                files.append(name)
         # In the order of their names, as all of them will be: sorting runs is quick.
         stack += sorted(folders, reverse=True)
         if files:
-            yield folder, sorted(files, key=_name_of), scanned
-
-
-def _name_of(entry: os.DirEntry[bytes]) -> bytes:
-    return entry.name
+            yield folder, sorted(files), scanned
 
 
 def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -70,10 +70,9 @@ def plan_source(
     rows = np.flatnonzero(known)
     for table in tables:
         lacking[rows] |= table.find(source.digest[rows]) < 0
-    same_cause = np.isin(
-        source.failure_under.codes,
-        [i for i, word in enumerate(source.failure_under.vocabulary) if word in causes],
-    )
+    # The last entry is what the code -1 finds.
+    fitting = np.array([*(word in causes for word in source.failure_under.vocabulary), False])
+    same_cause = fitting[source.failure_under.codes]
     failed = source.failed & same_cause & (not retry_failed) & (not paranoid)
     unknown = ~known & ~failed
     compute = known & lacking & ~failed

@@ -62,6 +62,9 @@ class _MemoryShard(Shard):
         values: dict[Column, Array] = self.__dict__["_values"]
         return values[column]
 
+    def copy(self, column: Column, rows: Array, out: Array, to: Array) -> None:
+        out[to] = self.features(column)[rows]
+
 
 class MemoryStore:
     """Features that are wanted once, or that can't be cached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import inspect
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -350,12 +352,30 @@ def extract_to(
         return carry_out(work, target)
 
 
+class _Paths(Sequence[bytes]):
+    """The paths of the files that are to be read, each made when it is asked for."""
+
+    def __init__(self, surveyed: Sequence[Surveyed]) -> None:
+        self._parts = [(part.now, np.flatnonzero(part.plan.read)) for part in surveyed]
+        self._ends = list(accumulate(len(rows) for _, rows in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, item: Any) -> Any:
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        number = bisect.bisect_right(self._ends, item)
+        indexed, rows = self._parts[number]
+        return indexed.path(int(rows[item - self._ends[number]]))  # counted from the end
+
+
 @dataclass(frozen=True)
 class _Work:
     """What an extraction has found to do."""
 
     surveyed: list[Surveyed]
-    places: list[tuple[Surveyed, int]]
+    paths: _Paths
     claims: Claims
 
     @classmethod
@@ -376,13 +396,13 @@ class _Work:
             retry_failed=retry_failed,
             paranoid=paranoid,
         )
-        places = [(part, int(row)) for part in surveyed for row in np.flatnonzero(part.plan.read)]
-        return cls(surveyed, places, Claims(tables, len(places)))
+        paths = _Paths(surveyed)
+        return cls(surveyed, paths, Claims(tables, len(paths)))
 
     @property
     def nothing(self) -> bool:
         """Whether there is nothing to read, and nothing new to say in the index."""
-        return not self.places and not any(_differs(p.before, p.now) for p in self.surveyed)
+        return not self.paths and not any(_differs(p.before, p.now) for p in self.surveyed)
 
 
 def _extract_packed(
@@ -420,7 +440,7 @@ def _carry_out(
     began: float,
 ) -> ExtractionResult:
     """Do the work, and keep the index of `target` up to date over it."""
-    surveyed, places, claims = work.surveyed, work.places, work.claims
+    surveyed, paths, claims = work.surveyed, work.paths, work.claims
     on_disk = [part.before for part in surveyed]
 
     def current(
@@ -463,12 +483,12 @@ def _carry_out(
     busy: dict[str, float] = {}
     try:
         save()  # names and labels hold whatever happens to the features
-        if places:
+        if paths:
             with writing():
                 target.register(recipe, provenance(model, settings))
             try:
                 busy = run(
-                    [part.now.path(row) for part, row in places],
+                    paths,
                     model.loader,
                     BankStore(target, recipe),
                     claims,
@@ -549,9 +569,10 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
         read = claims.digest[items].any(axis=1)  # also of an image that could not be decoded
         digest[rows[read]] = claims.digest[items[read]]
         known[rows] = read
-        reasons: dict[int, str | None] = dict.fromkeys(rows.tolist())
-        causes: dict[int, str | None] = dict.fromkeys(rows.tolist())
-        for row, item in zip(rows.tolist(), items.tolist(), strict=True):
+        noted = part.now.failed[rows] | (claims.state[items] == FAILED)
+        reasons: dict[int, str | None] = dict.fromkeys(rows[noted].tolist())
+        causes: dict[int, str | None] = dict.fromkeys(rows[noted].tolist())
+        for row, item in zip(rows[noted].tolist(), items[noted].tolist(), strict=True):
             failure = claims.failures.get(item)
             if failure is not None:
                 reasons[row] = failure.reason

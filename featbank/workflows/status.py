@@ -6,15 +6,17 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featbank.backbones.recipe import Column, Recipe
 from featbank.bank.layered import look
 from featbank.bank.rows import Rows
 from featbank.data.decode import DecodeLimits, read_bytes
-from featbank.data.index import IndexedSource
+from featbank.data.index import Index, IndexedSource
 from featbank.errors import ImageError
 from featbank.workflows.extract import Model
 from featbank.workflows.survey import Surveyed, causes_of, name_sources, survey
@@ -96,8 +98,9 @@ def status(
     target = look(bank)
     assert model.recipe is not None
     named = name_sources(sources, target.sources if target else {})
-    surveyed, tables = survey(named, target, model.recipe, columns)
-    everything = list(target.index.sources.values()) if target else []
+    index = target.index if target else Index()
+    surveyed, tables = survey(named, target, model.recipe, columns, index=index)
+    everything = list(index.sources.values())
     found = _Found(_Known.of(everything, tables, causes_of(model.recipe)), tables, limits)
     for part in surveyed:
         found.add(part)
@@ -122,8 +125,8 @@ class _Known:
 
     Attributes
     ----------
-    digests : set of bytes
-        Of the indexed files that could be read.
+    keys : ndarray of shape (N, 32), uint8
+        Digests of the indexed files that could be read.
     failures : dict of bytes to str
         Digests that would fail again, with the reason.
     causes : list of str
@@ -133,10 +136,15 @@ class _Known:
         that the index does not have, as after a run that was killed.
     """
 
-    digests: set[bytes]
+    keys: npt.NDArray[np.uint8]
     failures: dict[bytes, str]
     causes: list[str]
     sizes: set[int] | None
+
+    @cached_property
+    def digests(self) -> set[bytes]:
+        """The keys as a set, which takes a while to make and is not always needed."""
+        return {key.tobytes() for key in self.keys}
 
     @classmethod
     def of(
@@ -145,11 +153,10 @@ class _Known:
         """Gather it from the bank's index and the features that are there."""
         none = np.empty((0, 32), np.uint8)
         keys = np.concatenate([none, *(part.digest[part.known] for part in sources)])
-        sizes = {int(n) for part in sources for n in part.listing.size[part.known]}
-        indexed = [np.unique(table.find(keys)) for table in tables]
-        more = any(len(t) > (at >= 0).sum() for t, at in zip(tables, indexed, strict=True))
+        sizes = {n for part in sources for n in part.listing.size[part.known].tolist()}
+        more = any(not _marked(len(t), t.find(keys)).all() for t in tables)
         return cls(
-            digests={key.tobytes() for key in keys},
+            keys=keys,
             failures={
                 part.digest[row].tobytes(): part.failure[row] or ""
                 for part in sources
@@ -182,9 +189,8 @@ class _Found:
         now, plan, before = part.now, part.plan, part.before
         was = before.match(now.listing.names) if before else np.full(len(now), -1)
         if before is not None:
-            here = set(now.listing.names)
-            gone = [n for n in before.listing.names if n not in here]
-            self.removed += [os.fsdecode(os.path.join(before.root, n)) for n in gone]
+            gone = np.flatnonzero(~_marked(len(before), was))
+            self.removed += [os.fsdecode(before.path(row)) for row in gone.tolist()]
         self.reused += int(plan.reused.sum())
         for row in map(int, np.flatnonzero(plan.failed)):
             self.failed.append((os.fsdecode(now.path(row)), now.failure[row] or ""))
@@ -236,6 +242,13 @@ class _Found:
             self.digests.add(digest.tobytes())
             self.columns.update(lacking)
         return bool(lacking)
+
+
+def _marked(n: int, at: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return which of `n` places are named, shape (n,); -1 names none."""
+    marks = np.zeros(n, np.bool_)
+    marks[at[at >= 0]] = True
+    return marks
 
 
 def _differences(recipe: Recipe, others: Sequence[Recipe]) -> list[str]:

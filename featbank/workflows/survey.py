@@ -11,7 +11,7 @@ from typing import Any
 from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.bank.bank import Bank
 from featbank.bank.rows import Rows
-from featbank.data.index import IndexedSource
+from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import Source, free_name, open_source, scan_all
 from featbank.errors import DataError
 from featbank.extraction.plan import SourcePlan, plan_source
@@ -109,9 +109,14 @@ def survey(
     *,
     retry_failed: bool = False,
     paranoid: bool = False,
+    index: Index | None = None,
 ) -> tuple[list[Surveyed], list[Rows]]:
-    """Scan sources and plan what is to be read; also return what the bank has of each column."""
-    index = bank.index if bank else None
+    """Scan sources and plan what is to be read; also return what the bank has of each column.
+
+    Whoever has read the bank's `index` already can give it.
+    """
+    if index is None and bank is not None:
+        index = bank.index
     if bank is None or recipe is None:
         tables = [Rows.of(column, ()) for column in columns]
     else:

@@ -200,6 +200,34 @@ def test_what_was_verified_is_remembered_and_may_be_lost(tmp_path, monkeypatch):
         checked.clear()
 
 
+def test_a_packed_bank_is_compared_with_its_digest_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(verified, "RACY_NANOSECONDS", 0)
+    path = compact(filled(tmp_path / "bank"), tmp_path / "away" / "packed.h5")
+    whole = Bank(path).features(layer="stage")
+    checked, check = [], hdf5.check_seal
+    monkeypatch.setattr(hdf5, "check_seal", lambda path: (checked.append(path), check(path)))
+    np.testing.assert_array_equal(Bank(path).features(layer="stage"), whole)
+    assert checked == []
+    assert os.listdir(tmp_path / "away") == ["packed.h5"]
+    data = bytearray(Path(path).read_bytes())
+    data[-1] ^= 1
+    Path(path).write_bytes(data)
+    with pytest.raises(BankDamaged):
+        Bank(path).features(layer="stage")
+
+
+def test_some_images_are_read_by_their_rows(bank):
+    located = bank.locate(layer="stage")
+    np.testing.assert_array_equal(
+        located.read(np.array([5, 1])), features([ORDER[5], ORDER[1]], LAYER)
+    )
+
+
+def test_an_unknown_label_is_an_error_before_anything_is_read(bank):
+    with pytest.raises(DataError, match="has no column 'ag'"):
+        bank.locate(layer="stage", label="ag")
+
+
 def test_a_shard_that_changed_within_the_clocks_tick_is_looked_at_again(tmp_path, monkeypatch):
     """Its times may be those that it had when it was whole."""
     bank = filled(tmp_path / "bank")

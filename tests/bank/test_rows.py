@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,27 @@ def test_rows_of_many_shards_are_found_in_any_order(tmp_path):
     at = rows.find(keys(wanted))
     assert (at >= 0).all()
     np.testing.assert_array_equal(rows.read(at), features(wanted))
+
+
+def test_rows_are_the_same_however_small_the_pieces(tmp_path, monkeypatch):
+    words = [f"word {i}" for i in range(40)]
+    rows = Rows.of(LAYER, [shard(tmp_path, words[i : i + 20], [LAYER]) for i in (0, 20)])
+    at = rows.find(keys(words[3:17] + words[30:] + words[5:8] * 3))
+    whole = rows.read(at)
+    np.testing.assert_array_equal(whole[:14], features(words[3:17], LAYER))
+    for size in (1, 3, 7):
+        monkeypatch.setattr("featbank.bank.rows._PIECE_ROWS", size)
+        np.testing.assert_array_equal(rows.read(at), whole)
+
+
+def test_a_shard_that_no_row_is_wanted_of_is_not_opened(tmp_path):
+    shards = [shard(tmp_path, [word], [COLUMN]) for word in "abc"]
+    rows = Rows.of(COLUMN, shards)
+    at = rows.find(keys(["c", "a"]))
+    os.unlink(shards[1].path)
+    np.testing.assert_array_equal(rows.read(at), features(["c", "a"]))
+    with pytest.raises(FileNotFoundError):
+        rows.read(rows.find(keys(["b", "a"])))
 
 
 def test_missing_keys_are_minus_one(tmp_path):
