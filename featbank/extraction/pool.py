@@ -1,6 +1,6 @@
 """The pool: worker processes under a watchdog.
 
-A worker says which image it begins with. One that spends too long on an image, takes too much
+A worker marks which image it begins with. One that spends too long on an image, takes too much
 memory for it or dies over it is ended and replaced, and the image is named as the cause.
 """
 
@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from featbank.errors import ExtractionError
+from featbank.extraction.mark import Mark
 from featbank.extraction.messages import (
-    Began,
     Crashed,
     Decoded,
     Failed,
@@ -77,10 +77,12 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     connection: Connection
+    mark: Mark
     busy: bool = False
-    item: int | None = None
-    since: float = 0.0
-    resident: int = 0
+    state: int = 0  # of the mark when it was last looked at
+    since: float = 0.0  # when it was first seen so
+    resident: int = 0  # bytes, when it was last looked at
+    held_before: int = 0  # bytes, before it was so
     stopping: bool = False
     held: set[int] = field(default_factory=set)
 
@@ -100,6 +102,7 @@ class Pool:
         self._size = size
         self._watch = watch
         self._losses = 0
+        self._looked = 0.0
         self.workers: list[Worker] = []
 
     def fill(self, size: int | None = None) -> None:
@@ -110,14 +113,16 @@ class Pool:
 
     def _start(self) -> Worker:
         ours, theirs = Pipe()
+        mark = Mark()
+        handles = theirs.fileno(), mark.handle
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         # The worker must import the same featbank, and unpickle what the caller can import; -P, for
         # a folder of images that is the current one may well hold a file called random.py.
         environment["PYTHONPATH"] = os.pathsep.join([p or os.getcwd() for p in sys.path])
         try:
             process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-P", "-m", "featbank.extraction.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
+                [sys.executable, "-P", "-m", "featbank.extraction.worker", *map(str, handles)],
+                pass_fds=handles,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # the parent's may be JSON for another program
                 process_group=0,  # a Ctrl-C is for the parent, also while a worker starts
@@ -125,13 +130,14 @@ class Pool:
             )
         except OSError as error:
             ours.close()
+            mark.close()
             raise ExtractionError(
                 f"a worker process could not be started ({error.strerror or error}); try fewer "
                 "--workers, or 0 to do everything in one process."
             ) from error
         finally:
             theirs.close()
-        worker = Worker(process, ours)
+        worker = Worker(process, ours, mark)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # Not send(): once torch is imported that passes tensors by way of a server in this
             # process, for which a worker of ours has no key.
@@ -165,10 +171,7 @@ class Pool:
                 except Exception:  # the end, or half a message where an interrupt cut its reading
                     yield worker, self._bury(worker, None)
                     break
-                worker.item = None
-                if isinstance(message, Began):
-                    worker.item, worker.since = message.item, time.monotonic()
-                elif isinstance(message, Stop):
+                if isinstance(message, Stop):
                     self._remove(worker)
                     yield worker, message
                     break
@@ -180,20 +183,23 @@ class Pool:
                     yield worker, message
                 if not worker.connection.poll():
                     break
-        yield from self._watch_over()
-
-    def _watch_over(self) -> Iterator[tuple[Worker, Any]]:
         now = time.monotonic()
+        if now - self._looked > _TICK / 2:
+            self._looked = now
+            yield from self._watch_over(now)
+
+    def _watch_over(self, now: float) -> Iterator[tuple[Worker, Any]]:
         for worker in list(self.workers):
-            resident = _resident_bytes(worker.process.pid)
-            if worker.item is None:
-                worker.resident = max(worker.resident, resident)
+            state, item = worker.mark.look()
+            before, worker.resident = worker.resident, _resident_bytes(worker.process.pid)
+            if state != worker.state:
+                worker.state, worker.since = state, now
+                worker.held_before = min(before, worker.resident) or worker.resident
+            if item is None:
                 continue
-            if worker.connection.poll():
-                continue  # it got on meanwhile; look at what it says first
             if now - worker.since > self._watch.seconds:
                 reason = f"it took longer than {self._watch.seconds:g} seconds."
-            elif worker.resident and resident - worker.resident > self._watch.bytes:
+            elif worker.resident - worker.held_before > self._watch.bytes:
                 reason = f"it took more than {self._watch.bytes >> 20} MiB of memory."
             else:
                 continue
@@ -201,6 +207,7 @@ class Pool:
             yield worker, self._bury(worker, reason)
 
     def _bury(self, worker: Worker, reason: str | None) -> Died:
+        _, item = worker.mark.look()
         status = self._remove(worker)
         ended = reason is not None
         if reason is None:
@@ -208,7 +215,7 @@ class Pool:
             known = number in set(signal.Signals)
             cause = f"signal {signal.Signals(number).name}" if known else f"exit status {status}"
             reason = f"reading it ended the worker process ({cause})."
-        if worker.item is None:
+        if item is None:
             self._losses += 1
             if self._losses >= _MAX_LOSSES:
                 raise ExtractionError(
@@ -216,11 +223,12 @@ class Pool:
                     f"(exit status {status}); if memory is short, try --workers 1 or a smaller "
                     "--batch-size."
                 )
-        return Died(worker.item, reason, ended)
+        return Died(item, reason, ended)
 
     def _remove(self, worker: Worker) -> int:
         """Forget a worker that has ended or is about to; return its exit status."""
         worker.connection.close()
+        worker.mark.close()
         self.workers.remove(worker)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return worker.process.wait(_END_SECONDS)

@@ -1,14 +1,13 @@
 """The worker: a process of its own that works tasks through, started by `featbank.extraction.pool`.
 
-``python -m featbank.extraction.worker FD`` speaks over one socket: first comes a `WorkerSpec`, then
-tasks; events go back. It does not import the caller's ``__main__``, so scripts need no guard. In
-the decode mode it never imports torch, and starts in a fraction of a second.
+``python -m featbank.extraction.worker SOCKET MARK`` speaks over one socket: first comes a
+`WorkerSpec`, then tasks; events go back. It does not import the caller's ``__main__``, so scripts
+need no guard. In the decode mode it never imports torch, and starts in a fraction of a second.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import pickle
@@ -17,6 +16,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from featbank.errors import ExtractionError
+from featbank.extraction.mark import Mark
 from featbank.extraction.messages import (
     Began,
     Crashed,
@@ -34,7 +34,7 @@ __all__ = ["main", "serve"]
 log = logging.getLogger(__name__)
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, mark: Mark) -> None:
     """Work until told to stop, or until the parent is gone."""
     spec: WorkerSpec = pickle.loads(connection.recv_bytes())  # noqa: S301  (our parent's own)
     network: Network | None = None
@@ -57,10 +57,10 @@ def serve(connection: Connection) -> None:
         sealer = Sealer(store, rows=spec.shard_rows, seconds=spec.shard_seconds)
 
     stopped = False
-    nowhere = open(os.devnull, "w")  # noqa: SIM115  (as long as the process lives)
 
     def claim(readings: list[Reading]) -> list[tuple[int, ...]]:
         nonlocal stopped
+        begin(None)
         connection.send(readings)
         reply = connection.recv()
         if isinstance(reply, Stop):  # interrupted: take no more images, seal what is there
@@ -69,12 +69,17 @@ def serve(connection: Connection) -> None:
         wanted: list[tuple[int, ...]] = reply
         return wanted
 
+    def begin(item: int | None) -> None:
+        mark.set(item)
+        # Nothing stops an alarm but the end of the image: not even a decoder that hangs.
+        signal.setitimer(signal.ITIMER_REAL, 0 if item is None else spec.patience)
+
     def report(event: Event) -> None:
-        if isinstance(event, Began) and event.item is not None:
-            faulthandler.dump_traceback_later(spec.patience, exit=True, file=nowhere)
+        if isinstance(event, Began):
+            begin(event.item)
         else:
-            faulthandler.cancel_dump_traceback_later()
-        connection.send(event)
+            begin(None)
+            connection.send(event)
 
     runner = TaskRunner(
         spec.task, report, claim, network=load if spec.loader else None, sealer=sealer
@@ -96,12 +101,13 @@ def main() -> None:
     """Serve on the socket whose number the command line gives."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle: it says Stop
         signal.signal(number, signal.SIG_IGN)
-    connection = Connection(int(sys.argv[1]))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends the process
+    connection, mark = Connection(int(sys.argv[1])), Mark(int(sys.argv[2]))
     from featbank.extraction.allocator import keep_large_blocks
 
     keep_large_blocks()
     try:
-        serve(connection)
+        serve(connection, mark)
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the parent is gone, and nobody is left to tell
     except BaseException as error:
