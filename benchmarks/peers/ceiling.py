@@ -42,7 +42,10 @@ def work(case: dict[str, Any], connection: Connection) -> None:
     def decoded(start: int) -> np.ndarray:
         some = [paths[(start + i) % len(paths)] for i in range(size)]
         return np.stack(
-            [apply(model.preprocess, decode(read_bytes(path), model.policy)) for path in some]
+            [
+                apply(model.preprocess, decode(read_bytes(path), model.policy, grey=True))
+                for path in some
+            ]
         )
 
     step: Callable[[int], Any] = decoded

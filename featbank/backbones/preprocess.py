@@ -41,7 +41,7 @@ def apply(preprocess: Preprocess, image: Image.Image) -> npt.NDArray[np.uint8]:
     ----------
     preprocess : Preprocess
     image : PIL.Image.Image
-        In mode RGB.
+        In mode RGB, or in mode L as `featbank.data.decode.decode` gives it.
 
     Returns
     -------
@@ -67,7 +67,8 @@ def apply(preprocess: Preprocess, image: Image.Image) -> npt.NDArray[np.uint8]:
         )
     if (width, height) != image.size:
         image = image.resize((width, height), INTERPOLATIONS[preprocess.interpolation])
-    return np.asarray(_centre(image, preprocess.crop, preprocess.fill))
+    image = _centre(image, preprocess.crop, preprocess.fill)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _resized(preprocess: Preprocess, width: int, height: int) -> tuple[int, int]:

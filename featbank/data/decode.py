@@ -129,7 +129,11 @@ _LIMITS = DecodeLimits()
 
 
 def decode(
-    data: bytes, policy: DecodePolicy = _POLICY, *, limits: DecodeLimits = _LIMITS
+    data: bytes,
+    policy: DecodePolicy = _POLICY,
+    *,
+    limits: DecodeLimits = _LIMITS,
+    grey: bool = False,
 ) -> Image.Image:
     """Decode the bytes of one image file to 8-bit RGB.
 
@@ -140,11 +144,14 @@ def decode(
     policy : DecodePolicy, optional
     limits : DecodeLimits, optional
         Checked against the header, before any pixel is decoded.
+    grey : bool
+        Whether an image without colours may stay in mode L: one channel is resized in a third of
+        the time of three, to the same values.
 
     Returns
     -------
     PIL.Image.Image
-        Of mode RGB, upright, independent of `data`.
+        Of mode RGB, or of mode L where `grey` allows; upright, independent of `data`.
 
     Raises
     ------
@@ -171,7 +178,7 @@ def decode(
                 check_png(data, image)
             elif image.format in ("JPEG", "MPO"):
                 check_jpeg(data, image)
-            rgb = to_rgb(image, data, raw=raw, background=policy.background)
+            rgb = to_rgb(image, data, raw=raw, background=policy.background, grey=grey)
             return _upright(rgb, image) if policy.exif else rgb
     except ImageError:
         raise

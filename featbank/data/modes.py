@@ -62,7 +62,12 @@ def _maximum(args: Any) -> int:
 
 
 def to_rgb(
-    image: Image.Image, data: bytes, *, raw: str, background: tuple[int, int, int]
+    image: Image.Image,
+    data: bytes,
+    *,
+    raw: str,
+    background: tuple[int, int, int],
+    grey: bool = False,
 ) -> Image.Image:
     """Bring a loaded image to RGB by the table of this module.
 
@@ -76,9 +81,12 @@ def to_rgb(
         What `raw_mode` said before the image was loaded.
     background : tuple of (int, int, int)
         What transparent images are composited on.
+    grey : bool
+        Whether an image without colours is brought to L instead.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey(image, background)
+        found = _deep_grey(image, background)
+        return found if grey or found.mode == "RGB" else found.convert("RGB")
     if raw == _DEEP_PPM:
         return Image.fromarray(to_8bit(_ppm_samples(data)))
     if raw in _LOW_BYTES:
@@ -89,7 +97,8 @@ def to_rgb(
         image = image.convert("LA")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _composite(image.convert("RGBA"), background)
-    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
+    mode = "L" if grey and image.mode in ("1", "L") else "RGB"
+    return image if type(image) is Image.Image and image.mode == mode else image.convert(mode)
 
 
 def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -109,6 +118,7 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Return an image of mode L, or of mode RGB where it was transparent."""
     samples = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:
@@ -116,11 +126,12 @@ def _deep_grey(image: Image.Image, background: tuple[int, int, int]) -> Image.Im
     grey = to_8bit(samples)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 255 - grey
-    rgb = Image.fromarray(grey).convert("RGB")
+    found = Image.fromarray(grey)
     clear = image.info.get("transparency")
     if isinstance(clear, int):
-        rgb.paste(background, mask=_mask(samples == clear))
-    return rgb
+        found = found.convert("RGB")
+        found.paste(background, mask=_mask(samples == clear))
+    return found
 
 
 def _deep_colour(image: Image.Image, data: bytes, raw: str) -> Image.Image:

@@ -107,7 +107,12 @@ class TaskRunner:
             self._report(Began(reading.item))
             with self._watch.on(DECODING):
                 try:
-                    image = self._spec.decode(data, self._spec.policy, limits=self._spec.limits)
+                    image = self._spec.decode(
+                        data,
+                        self._spec.policy,
+                        limits=self._spec.limits,
+                        grey=self._spec.preprocess is not None,
+                    )
                     array = self._prepare(image)
                 except (ImageError, MemoryError) as error:
                     self._report(Failed(reading.item, _reason(error), reading.stat))

@@ -95,6 +95,15 @@ def test_a_box_that_is_not_square_equals_timms_transform():
         np.testing.assert_array_equal(apply(preprocess, image), pixels_of(reference, preprocess))
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("fit", ["short", "squash", "long"])
+def test_an_image_of_one_channel_comes_out_as_with_three(fit, interpolation, size):
+    grey = picture(size).convert("L")
+    chosen = dataclasses.replace(PLAIN, fit=fit, interpolation=interpolation, fill=(255, 0, 7))
+    assert np.array_equal(apply(chosen, grey), apply(chosen, grey.convert("RGB")))
+
+
 def test_a_sliver_is_refused_before_it_takes_gigabytes():
     with pytest.raises(ImageError, match=r"1 x 60000 .* would grow to 256 x 15360000"):
         apply(PLAIN, Image.new("RGB", (1, 60_000)))

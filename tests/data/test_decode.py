@@ -195,6 +195,36 @@ def test_grey_and_bilevel_are_repeated_in_three_channels():
     assert set(np.unique(two)) == {0, 255}
 
 
+def test_images_without_colours_may_stay_of_one_channel():
+    samples = np.random.default_rng(0).integers(0, 65536, (20, 30), np.uint16)
+    byte = Image.fromarray((samples >> 8).astype(np.uint8))
+    colour = Image.merge("RGB", [byte, byte.rotate(180), byte])
+    clear = byte.convert("LA")
+    clear.putalpha(byte.rotate(180))
+    tagged = Image.Exif()
+    tagged[274] = 6
+    files = {
+        "L": [
+            encode(byte, "PNG"),
+            encode(byte, "JPEG", exif=tagged),
+            encode(byte.convert("1"), "PNG"),
+            encode(Image.fromarray(samples), "PNG"),
+        ],
+        "RGB": [
+            encode(colour, "PNG"),
+            encode(clear, "PNG"),
+            encode(byte, "PNG", transparency=7),
+            encode(Image.fromarray(samples), "PNG", transparency=int(samples[0, 0])),
+            encode(byte.convert("P"), "PNG"),
+        ],
+    }
+    for mode, contents in files.items():
+        for data in contents:
+            found, usual = decode(data, grey=True), decode(data)
+            assert (found.mode, usual.mode) == (mode, "RGB")
+            assert np.array_equal(found.convert("RGB"), usual)
+
+
 def test_alpha_is_composited_on_the_background():
     rgba = np.zeros((1, 3, 4), dtype=np.uint8)
     rgba[0, :, 3] = (0, 128, 255)
