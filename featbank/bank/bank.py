@@ -183,7 +183,7 @@ class Bank:
         if not os.path.lexists(path):
             return Index()
         try:
-            hdf5.check_seal(path, follow=False)
+            self._verified.ensure(path, lambda path: hdf5.check_seal(path, follow=False))
             with hdf5.open_inspected(path) as file:
                 return read_index(file)
         except BankDamaged as error:

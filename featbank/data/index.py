@@ -10,14 +10,16 @@ Its form on disk is in `featbank.data.indexfile`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Index", "IndexedSource", "Listing", "Text"]
+__all__ = ["Index", "IndexedSource", "Listing", "Names", "Text"]
 
 RACY_NANOSECONDS = 2_000_000_000
 """A file whose times lie this close to the scan may change again without a trace in them."""
@@ -86,6 +88,50 @@ class Text:
         for row, value in values.items():
             words[row] = value
         return Text.of(words)
+
+
+class Names(Sequence[bytes]):
+    """Names kept as one joined text: each is made when it is asked for.
+
+    Parameters
+    ----------
+    joined : bytes
+    ends : ndarray of shape (N + 1,), int64
+        Name i is ``joined[ends[i]:ends[i + 1]]``.
+    """
+
+    def __init__(self, joined: bytes, ends: Int64) -> None:
+        self.joined = joined
+        self.ends = ends
+
+    @classmethod
+    def of(cls, names: Iterable[bytes]) -> Names:
+        """Join names, if they are not joined already."""
+        if isinstance(names, Names):
+            return names
+        names = list(names)
+        lengths = np.fromiter(map(len, names), np.int64, len(names))
+        return cls(b"".join(names), np.concatenate([[0], np.cumsum(lengths)]))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return list(self)[row]
+        row = range(len(self))[row]
+        return self.joined[self.ends[row] : self.ends[row + 1]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self.joined[a:b] for a, b in itertools.pairwise(self.ends.tolist()))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        names = Names.of(other)
+        return self.joined == names.joined and np.array_equal(self.ends, names.ends)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -189,7 +235,7 @@ class IndexedSource:
 
     def match(self, names: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Return the row of each of `names`, -1 where there is none."""
-        if list(names) == list(self.listing.names):
+        if Names.of(names) == Names.of(self.listing.names):
             return np.arange(len(names), dtype=np.int64)
         rows = {name: row for row, name in enumerate(self.listing.names)}
         return np.fromiter((rows.get(n, -1) for n in names), dtype=np.int64, count=len(names))

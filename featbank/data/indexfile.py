@@ -7,15 +7,15 @@ the old one in `_read_source`, and say so in CHANGELOG.
 
 from __future__ import annotations
 
-import itertools
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import h5py
 import numpy as np
 
 from featbank import hdf5
-from featbank.data.index import Index, IndexedSource, Int64, Listing, Text
+from featbank.data.index import Index, IndexedSource, Int64, Listing, Names, Text
 from featbank.errors import BankDamaged, BankError, BankVersionError
 
 __all__ = ["INDEX_VERSION", "fill_index", "read_index"]
@@ -45,7 +45,7 @@ def fill_index(group: h5py.Group, index: Index) -> None:
         listing = source.listing
         part = group.create_group(f"{number:04d}")
         hdf5.put_attributes(part, name=os.fsencode(source.name), root=source.root)
-        _put_strings(part, "name", list(listing.names), "paths relative to root, sorted")
+        _put_strings(part, "name", listing.names, "paths relative to root, sorted")
         for name, description in _NUMBERS.items():
             hdf5.put(part, name, getattr(listing, name), description=description)
         hdf5.put(part, "digest", source.digest, description="SHA-256 of the file's bytes")
@@ -121,14 +121,16 @@ def _read_source(part: h5py.Group) -> IndexedSource:
     )
 
 
-def _put_strings(group: h5py.Group, name: str, values: list[bytes], description: str) -> None:
-    ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
-    blob = np.frombuffer(b"".join(values), dtype=np.uint8)
+def _put_strings(group: h5py.Group, name: str, values: Iterable[bytes], description: str) -> None:
+    names = Names.of(values)
+    blob = np.frombuffer(names.joined, dtype=np.uint8)
     hdf5.put(group, f"{name}_bytes", blob, description=f"{description}; joined")
-    hdf5.put(group, f"{name}_ends", ends, description=f"{name} i is bytes[ends[i]:ends[i + 1]]")
+    hdf5.put(
+        group, f"{name}_ends", names.ends, description=f"{name} i is bytes[ends[i]:ends[i + 1]]"
+    )
 
 
-def _get_strings(group: h5py.Group, name: str) -> list[bytes]:
+def _get_strings(group: h5py.Group, name: str) -> Names:
     joined, ends = group[f"{name}_bytes"][:], group[f"{name}_ends"][:]
     if joined.dtype != np.uint8 or joined.ndim != 1 or ends.dtype != np.int64 or ends.ndim != 1:
         raise BankDamaged(f"the index's {name} has another type.")
@@ -137,8 +139,7 @@ def _get_strings(group: h5py.Group, name: str) -> list[bytes]:
         raise BankDamaged(f"the index's {name} is cut off.")
     if (np.diff(ends) < 0).any():
         raise BankDamaged(f"the index's {name} is out of order.")
-    bounds = ends.tolist()
-    return [blob[a:b] for a, b in itertools.pairwise(bounds)]
+    return Names(blob, ends)
 
 
 def _put_text(group: h5py.Group, name: str, text: Text, description: str, **attrs: Any) -> None:

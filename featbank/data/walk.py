@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from featbank.data.index import Listing, Text
+from featbank.data.index import Listing, Names, Text
 
 __all__ = ["EXTENSIONS", "FileStats", "is_image_name", "numbers_of", "shown", "walk"]
 
@@ -90,7 +90,7 @@ class FileStats:
             return Text(text.codes[order], text.vocabulary)
 
         return Listing(
-            names=[names[i] for i in places],
+            names=Names.of(names[i] for i in places),
             **columns,
             label=ordered(label),
             split=ordered(split),

@@ -25,7 +25,7 @@ from featbank.bank import packed
 from featbank.bank.bank import Bank
 from featbank.bank.layered import check_target, extending, look
 from featbank.data.decode import DecodePolicy
-from featbank.data.index import Index, IndexedSource
+from featbank.data.index import Index, IndexedSource, Names
 from featbank.data.sources import open_source
 from featbank.errors import (
     BackboneError,
@@ -597,7 +597,7 @@ def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
     texts = ("label", "split", "group")
     looked = new.known | new.failed
     same = (
-        list(old.listing.names) == list(new.listing.names)
+        Names.of(old.listing.names) == Names.of(new.listing.names)
         and np.array_equal(old.listing.stat, new.listing.stat)
         and np.array_equal(old.known, new.known)
         and np.array_equal(old.digest[new.known], new.digest[new.known])

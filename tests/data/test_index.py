@@ -8,7 +8,7 @@ import pytest
 
 from featbank import hdf5
 from featbank.data import indexfile
-from featbank.data.index import RACY_NANOSECONDS, Index, IndexedSource, Listing, Text
+from featbank.data.index import RACY_NANOSECONDS, Index, IndexedSource, Listing, Names, Text
 from featbank.data.indexfile import fill_index, read_index
 from featbank.errors import BankDamaged, BankVersionError
 from tests.bank import builders
@@ -246,3 +246,20 @@ def changed(tmp_path, change):
     path.write_bytes(hdf5.build(fill))
     with hdf5.open_inspected(str(path)) as file:
         return read_index(file)
+
+
+def test_names_are_a_sequence_of_bytes_however_they_are_kept():
+    words = [b"a/1.png", b"", b"z/\xff", b"z/\xff\n"]
+    names = Names.of(words)
+    assert (len(names), list(names), names[2], names[-1]) == (4, words, words[2], words[-1])
+    assert names[1:3] == words[1:3]
+    assert names.index(b"z/\xff") == 2
+    assert Names.of(names) is names
+    assert names == words
+    assert names == tuple(words)
+    assert names != words[:3]
+    assert Names.of([b"ab", b"c"]) != Names.of([b"a", b"bc"])  # though joined they are the same
+    assert names != 4
+    assert list(Names.of([])) == []
+    with pytest.raises(IndexError):
+        names[4]
