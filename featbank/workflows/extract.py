@@ -443,18 +443,20 @@ def _carry_out(
     surveyed, paths, claims = work.surveyed, work.paths, work.claims
     on_disk = [part.before for part in surveyed]
 
-    def current(
-        index: Index, described: Mapping[str, Any]
-    ) -> tuple[list[IndexedSource], list[dict[str, Any]]]:
-        """Say what is known, beside what other processes have brought since the survey."""
-        nonlocal surveyed
-        surveyed = _renamed(surveyed, described)
-        found = _learned(surveyed, claims, recipe)
-        whole = [part.completed_by(index.sources.get(part.name)) for part in found]
-        return whole, [part.source.to_dict() for part in surveyed]
-
     def save() -> None:
         found = _learned(surveyed, claims, recipe)
+
+        def current(
+            index: Index, described: Mapping[str, Any]
+        ) -> tuple[list[IndexedSource], list[dict[str, Any]]]:
+            """Say what is known, beside what other processes have brought since the survey."""
+            nonlocal surveyed
+            surveyed = _renamed(surveyed, described)
+            for position, part in enumerate(surveyed):
+                found[position] = dataclasses.replace(found[position], name=part.source.name)
+            whole = [part.completed_by(index.sources.get(part.name)) for part in found]
+            return whole, [part.source.to_dict() for part in surveyed]
+
         if any(_differs(old, new) for old, new in zip(on_disk, found, strict=True)):
             with held_back():
                 with writing():
@@ -554,25 +556,26 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
     start = 0
     for part in surveyed:
         rows = np.flatnonzero(part.plan.read)
-        items = np.arange(start, start + len(rows))
-        start += len(rows)
-        looked = claims.state[items] != PENDING
-        rows, items = rows[looked], items[looked]
-        fresh = claims.stat[items, 0] >= 0
+        items = slice(start, start + len(rows))
+        start = items.stop
+        state, stat, read_digest = claims.state[items], claims.stat[items], claims.digest[items]
+        looked = state != PENDING
+        fresh = looked & (stat[:, 0] >= 0)
         listing = part.now.listing
         columns = {}
         for position, name in enumerate(("size", "mtime", "ctime", "inode", "scanned")):
             values = getattr(listing, name).copy()
-            values[rows[fresh]] = claims.stat[items[fresh], position]
+            values[rows[fresh]] = stat[fresh, position]
             columns[name] = values
         digest, known = part.now.digest.copy(), part.now.known.copy()
-        read = claims.digest[items].any(axis=1)  # also of an image that could not be decoded
-        digest[rows[read]] = claims.digest[items[read]]
-        known[rows] = read
-        noted = part.now.failed[rows] | (claims.state[items] == FAILED)
+        # Also of an image that could not be decoded.
+        read = looked & (read_digest.view(np.uint64) != 0).any(axis=1)
+        digest[rows[read]] = read_digest[read]
+        known[rows[looked]] = read[looked]
+        noted = np.flatnonzero(looked & (part.now.failed[rows] | (state == FAILED)))
         reasons: dict[int, str | None] = dict.fromkeys(rows[noted].tolist())
         causes: dict[int, str | None] = dict.fromkeys(rows[noted].tolist())
-        for row, item in zip(rows[noted].tolist(), items[noted].tolist(), strict=True):
+        for row, item in zip(rows[noted].tolist(), (items.start + noted).tolist(), strict=True):
             failure = claims.failures.get(item)
             if failure is not None:
                 reasons[row] = failure.reason
