@@ -33,8 +33,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Ten minutes. `python benchmarks/extraction.py --make-environments` brings the other packages.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/extraction.py --quick
+	$(BIN)/python benchmarks/second_run.py --files 10000,100000
+	$(BIN)/python benchmarks/bank_read.py
+	$(BIN)/python benchmarks/latency.py
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -54,4 +54,4 @@ def load(case: dict[str, Any]) -> Callable[[], tuple[np.ndarray, dict[str, Any]]
 
 
 if __name__ == "__main__":
-    serve(load, "featbank", "torch", "onnxruntime", "openvino", "pillow")
+    serve(load, "featbank", "torch", "openvino", "pillow")

@@ -175,7 +175,7 @@ def run(
 def _work(job: _Run, n: int, loader: Loader, store: Store, settings: Settings) -> None:
     if settings.workers == 0:
         job.inline()
-    elif _embeds_in_workers(loader, store, settings) and job.many(n):
+    elif job.many(n) and _embeds_in_workers(loader, store, settings):
         job.in_workers()
     else:
         job.decoded_in_workers()

@@ -1,13 +1,18 @@
 import dataclasses
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
+import torchvision
 from PIL import Image
 
 from featbank.backbones.preprocess import apply, override
 from featbank.backbones.recipe import Preprocess
 from featbank.backbones.timm import from_config
 from featbank.backbones.torchvision import from_preset
+from featbank.data.decode import decode
 from featbank.errors import BackboneError, ImageError
 
 SIZES = [
@@ -55,6 +60,16 @@ def test_pixels_equal_torchvisions_preset(enum, value, size):
     preprocess = from_preset(preset)
     image = picture(size)
     np.testing.assert_array_equal(apply(preprocess, image), pixels_of(preset(image), preprocess))
+
+
+@pytest.mark.parametrize("photograph", ["china.jpg", "flower.jpg"])
+@pytest.mark.parametrize("model", ["resnet50", "convnext_tiny", "efficientnet_b4", "vit_b_16"])
+def test_photographs_come_out_as_torchvision_prepares_them(model, photograph):
+    data = (Path(sklearn.datasets.__file__).parent / "images" / photograph).read_bytes()
+    preset = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+    preprocess = from_preset(preset)
+    expected = pixels_of(preset(Image.open(io.BytesIO(data))), preprocess)
+    assert np.array_equal(apply(preprocess, decode(data)), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from featbank import Bank, extract, from_module, open_source
-from featbank.backbones import ModuleBackbone
+from featbank.backbones import Column, ModuleBackbone
 from featbank.data import index
 from featbank.errors import BackboneError, DataError, ImageError
 from featbank.workflows import extract as workflow
@@ -282,3 +282,27 @@ def test_columns_are_read_and_repeats_dropped() -> None:
 
     assert names == ["stage1:max:identity:float32", "stage2:avg:identity:float32"]
     assert parse_columns(["stage2"]) == parse_columns("stage2")
+
+
+def test_the_paths_to_be_read_are_those_of_all_sources_in_their_order(tmp_path: Path) -> None:
+    from featbank.workflows.extract import _Paths
+    from featbank.workflows.survey import name_sources, open_sources, survey
+
+    for seed, name in enumerate("ab"):
+        make_images(tmp_path / name, 5, seed=seed)
+    sources = name_sources(open_sources((tmp_path / "a", tmp_path / "b")), {})
+    surveyed, _ = survey(sources, None, None, [Column()])
+    surveyed[0].plan.read[1] = False
+    paths = _Paths(surveyed)
+    wanted = [
+        os.fsencode(path)
+        for folder in ("a", "b")
+        for path in sorted((tmp_path / folder).rglob("*.*"))
+    ]
+    del wanted[1]
+    assert len(paths) == 9
+    assert list(paths) == wanted
+    assert [paths[i] for i in range(9)] == wanted
+    with pytest.raises(IndexError):
+        paths[9]
+    assert len(_Paths([])) == 0
