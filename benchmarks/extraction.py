@@ -13,11 +13,12 @@ EfficientNet-Lite0 has its real weights, the other networks random ones.
 
 Each side is a process that loads once; then all take turns, and the medians over the rounds are of
 the steady rate: images a second with packages imported, networks loaded and workers started.
-featbank's is taken from the second batch of each of its workers on, and the sides that are slow
-embed fewer of the same images. Whole processes, start-up and the fewer images together, stand in a
-column of their own; what the first image of a recipe costs, whose graph is made once and kept, is
-told below it. A ceiling is what as many processes as cores reach that only decode, or only
-run the network; both together make 1 / (1 / decoding + 1 / network).
+featbank's is taken from the second batch of each of its workers on; where a DataLoader has workers,
+their start counts, a fork of some hundredths of a second, for batches wait ready behind the first.
+The sides that are slow embed fewer of the same images. Whole processes, start-up and the fewer
+images together, stand in a column of their own; what the first image of a recipe costs, whose graph
+is made once and kept, is told below it. A ceiling is what as many processes as cores reach that
+only decode, or only run the network; both together make 1 / (1 / decoding + 1 / network).
 
     python benchmarks/extraction.py --make-environments     # once: what the other packages need
     python benchmarks/extraction.py --rounds 3 --out extraction.json
@@ -88,9 +89,9 @@ CASES = (
     Case("resnet18", _SMALL, 128, 512),
     Case("resnet50", _SMALL, 64, 192, _RESNET50),
     Case("vit_b_16", _SMALL, 32, 96),
-    Case("resnet18", _LARGE, 64, 192),
-    Case("resnet50", _LARGE, 64, 160),
-    Case("vit_b_16", _LARGE, 32, 96),
+    Case("resnet18", _LARGE, 128, 256),
+    Case("resnet50", _LARGE, 128, 192),
+    Case("vit_b_16", _LARGE, 64, 96),
 )
 QUICK = ("efficientnet_lite0-cells", "resnet50-500")
 

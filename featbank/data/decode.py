@@ -151,7 +151,7 @@ def decode(
     Returns
     -------
     PIL.Image.Image
-        Of mode RGB, or of mode L where `grey` allows; upright, independent of `data`.
+        Of mode RGB, or of mode L where `grey` allows; loaded, upright.
 
     Raises
     ------

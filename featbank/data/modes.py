@@ -98,7 +98,9 @@ def to_rgb(
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _composite(image.convert("RGBA"), background)
     mode = "L" if grey and image.mode in ("1", "L") else "RGB"
-    return image if type(image) is Image.Image and image.mode == mode else image.convert(mode)
+    # Where the file is done with, the image is returned itself: convert() would copy all of it.
+    done = image.mode == mode and getattr(image, "fp", None) is None
+    return image if done else image.convert(mode)
 
 
 def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
