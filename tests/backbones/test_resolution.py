@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from featbank.backbones import memo
+from featbank.backbones import graph, memo
 from featbank.backbones.recipe import Recipe
 from featbank.backbones.request import Request
 from featbank.backbones.resolution import resolve
@@ -67,7 +67,8 @@ def test_a_request_survives_json(weights):
         Request.from_dict({"model": "a", "colour": "b"})
 
 
-def test_every_word_of_a_request_changes_the_recipe(weights, tmp_path, network):
+def test_every_word_of_a_request_changes_the_recipe(weights, tmp_path, network, monkeypatch):
+    monkeypatch.setattr(graph, "computes_in", lambda precision: True)  # whatever the processor
     base = Request(MODEL, weights="none", seed=0)
     other = tmp_path / "other.safetensors"
     from safetensors.torch import save_file
@@ -81,7 +82,8 @@ def test_every_word_of_a_request_changes_the_recipe(weights, tmp_path, network):
         {"crop": 200},
         {"squash": True},
         {"input_size": 64},
-        {"precision": "bfloat16"},
+        {"precision": "bfloat16", "runtime": "openvino"},
+        {"precision": "bfloat16", "runtime": "torch"},
         {"precision": "float16"},
         {"decode": DecodePolicy(exif=False)},
         {"decode": DecodePolicy(background=(0, 0, 0))},
