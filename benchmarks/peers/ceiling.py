@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from side import images, serve
 
+from featbank.backbones.device import available_cores
 from featbank.backbones.preprocess import apply
 from featbank.backbones.recipe import Column
 from featbank.data.decode import decode, read_bytes
 from featbank.extraction.allocator import keep_large_blocks
 from featbank.extraction.loader import GraphLoader, fastest
-from featbank.extraction.run import GRAPH_BATCH, Settings, available_cores
+from featbank.extraction.run import GRAPH_BATCH, Settings
 from featbank.workflows.extract import open_model
 
 SECONDS = 3.0

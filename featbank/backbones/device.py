@@ -8,7 +8,15 @@ import sys
 
 from featbank.errors import BackboneError
 
-__all__ = ["check_device", "likely_device", "pick_device"]
+__all__ = ["available_cores", "check_device", "likely_device", "pick_device"]
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system can tell
+        return os.cpu_count() or 1
 
 
 def check_device(device: str) -> str:

@@ -35,6 +35,7 @@ from PIL import Image
 
 from featbank import durable
 from featbank.backbones import preprocess
+from featbank.backbones.device import available_cores
 from featbank.backbones.memo import cache_dir
 from featbank.backbones.recipe import Column, Preprocess, Recipe, canonical_json
 from featbank.errors import BackboneError
@@ -153,10 +154,7 @@ def _threads() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told):
         return int(told)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system can tell
-        return os.cpu_count() or 1
+    return available_cores()
 
 
 def available() -> bool:

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from featbank.backbones.device import available_cores
 from featbank.backbones.recipe import Column, Preprocess
 from featbank.data.decode import DecodeLimits, DecodePolicy, decode
 from featbank.errors import BackboneError, ExtractionError, ImageError
@@ -53,7 +54,7 @@ from featbank.extraction.task import (
 from featbank.extraction.trial import Trial
 from featbank.interrupts import held_back
 
-__all__ = ["Settings", "available_cores", "run"]
+__all__ = ["Settings", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +107,6 @@ class Settings:
     def batch(self) -> int:
         """Images that are read together, and embedded together where nothing else is said."""
         return self.batch_size or 16
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system can tell
-        return os.cpu_count() or 1
 
 
 def run(

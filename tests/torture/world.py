@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -77,14 +78,25 @@ class World:
     def _numbers(self, state: os.stat_result) -> tuple[int, int, int, int]:
         return (state.st_size, *self._stamps[state.st_ino], state.st_ino)
 
+    def _stamped(self, state: os.stat_result) -> Any:
+        size, mtime, ctime, inode = self._numbers(state)
+        return SimpleNamespace(st_size=size, st_mtime_ns=mtime, st_ctime_ns=ctime, st_ino=inode)
+
     @contextlib.contextmanager
     def clock(self) -> Iterator[None]:
         """Let featbank live in this world's time meanwhile."""
+        plain_add = walk.FileStats.add
+
+        def add(
+            stats: walk.FileStats, states: Iterable[os.stat_result | None], scanned: int
+        ) -> None:
+            plain_add(stats, (state and self._stamped(state) for state in states), scanned)
+
         with contextlib.ExitStack() as stack:
             for module in (walk, tables, digests):
                 stack.enter_context(mock.patch.object(module, "time", self))
-            for module in (walk, digests):
-                stack.enter_context(mock.patch.object(module, "numbers_of", self._numbers))
+            stack.enter_context(mock.patch.object(walk.FileStats, "add", add))
+            stack.enter_context(mock.patch.object(digests, "numbers_of", self._numbers))
             yield
 
     # Files
