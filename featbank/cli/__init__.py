@@ -22,9 +22,10 @@ from featbank.cli.bank import info, prune, repair, verify
 from featbank.cli.demo import demo
 from featbank.cli.exchange import compact, export, merge
 from featbank.cli.extract import extract, status
-from featbank.cli.fit import fit, predict
+from featbank.cli.fit import fit
 from featbank.cli.models import models
 from featbank.cli.options import shown
+from featbank.cli.predict import predict
 from featbank.errors import FeatbankError
 
 __all__ = ["cli", "main"]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from featbank.errors import EvaluationError, HeadError, nearest
 from featbank.evaluation.plan import Fold
 from featbank.heads.registry import full_name, grid, head_name, make_head
+from featbank.heads.sweep import sweep
 
 __all__ = ["Candidate", "Fitted", "candidates", "choose", "fit"]
 
@@ -178,13 +179,7 @@ def choose(
     **fit_params: Any,
 ) -> dict[str, Any]:
     """Return the best of `values` on the inner folds, the first of equal ones."""
-    from sklearn.model_selection import GridSearchCV
-
-    search = GridSearchCV(
-        estimator, values, scoring=scoring, cv=inner, refit=False, error_score="raise"
-    ).fit(X, y, **fit_params)
-    best: dict[str, Any] = search.best_params_
-    return best
+    return sweep(estimator, values, X, y, inner, scoring=scoring, **fit_params).best_params
 
 
 def _calibrated(estimator: Any, inner: tuple[Fold, ...], n: int) -> Any:

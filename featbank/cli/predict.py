@@ -1,0 +1,141 @@
+"""The command about a saved classifier: predict."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featbank.cli.options import (
+    json_option,
+    print_json,
+    progress_bar,
+    readable,
+    run_options,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from featbank.workflows.predict import PredictionResult
+
+
+@click.command()
+@click.argument("classifier")
+@click.argument("images", nargs=-1, required=True)
+@click.option(
+    "--top", type=int, metavar="K", default=5, show_default=True, help="Classes told of each image."
+)
+@click.option(
+    "--csv",
+    "table",
+    metavar="FILE",
+    help="Write a table: file_name, id (the class), and more if asked; - for standard output.",
+)
+@click.option("--probabilities", is_flag=True, help="Probabilities of all classes in the CSV.")
+@click.option("--bank", metavar="PATH", help="A bank as cache for features.")
+@click.option("--weights", metavar="FILE", help="The backbone's weights, if they moved.")
+@click.option("--trust", multiple=True, metavar="MODULE.CLASS", help="A type the file may hold.")
+@run_options
+@json_option
+def predict(
+    classifier: str,
+    images: tuple[str, ...],
+    *,
+    top: int,
+    table: str | None,
+    probabilities: bool,
+    as_json: bool,
+    workers: int | None,
+    batch_size: int | None,
+    device: str,
+    **options: Any,
+) -> None:
+    """Classify IMAGES, files or folders, with a saved CLASSIFIER.
+
+    It embeds them with the classifier's own recipe, and refuses other weights. Images that can't
+    be read are listed; only if none can be read is the exit status 1.
+    """
+    from featbank import durable
+    from featbank.classifier import Classifier
+    from featbank.errors import ClassifierError
+    from featbank.extraction.allocator import keep_large_blocks
+    from featbank.workflows.extract import run_settings
+    from featbank.workflows.predict import predict as workflow
+
+    keep_large_blocks()
+    if as_json and table == "-":
+        raise click.UsageError("--json and --csv - both write to standard output; choose one.")
+    if probabilities and not table:
+        raise click.UsageError("--probabilities belongs to --csv.")
+    if top < 1:
+        raise click.UsageError("--top is 1 or more.")
+    if table is not None:
+        _check_folder(table)
+    opened = Classifier.load(classifier, trust=options.pop("trust"), plain=True)
+    for note in opened.notes:
+        click.echo(f"note: {note}", err=True)
+    if probabilities and not hasattr(opened.head, "predict_proba"):
+        raise ClassifierError("this classifier gives no probabilities; fit it with --calibrate.")
+    with progress_bar("embedding", "img") as progress:
+        result = workflow(
+            opened,
+            list(images),
+            top=len(opened.classes) if probabilities else top,
+            settings=run_settings(workers=workers, batch_size=batch_size, device=device),
+            progress=progress,
+            **options,
+        )
+    if table == "-":
+        click.echo(_table(result, probabilities=probabilities), nl=False)
+    elif table:
+        durable.write_file(table, _table(result, probabilities=probabilities).encode())
+        count = len(result.predictions)
+        click.echo(f"{count} prediction{'s' * (count != 1)} in {shown(table)}", err=True)
+    if as_json:
+        print_json(result.to_dict())
+    elif not table:
+        for one in result.predictions:
+            told = []
+            for guess in one.top[:top]:
+                value = guess.score if guess.probability is None else guess.probability
+                told.append(guess.label if value is None else f"{guess.label} {value:.3f}")
+            click.echo(f"{shown(one.path)}  {', '.join(told)}")
+    for path, reason in result.failed:
+        click.echo(f"can't read {shown(path)}: {reason}", err=True)
+    if not result.predictions:
+        raise SystemExit(1)
+
+
+def _check_folder(table: str) -> None:
+    """Find out before the images are embedded, not after."""
+    if table == "-":
+        return
+    from featbank.errors import DataError
+
+    folder = os.path.dirname(table) or "."
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {folder} to write {table} in; make it first.")
+    if os.path.isdir(table):
+        raise DataError(f"{table} is a folder; name a file after --csv.")
+
+
+def _table(result: PredictionResult, *, probabilities: bool) -> str:
+    """Return the CSV: names without folders, unless two images would then bear the same."""
+    import csv
+    import io
+
+    classes = result.classifier.classes
+    names = [os.path.basename(one.path) for one in result.predictions]
+    if len(set(names)) < len(names):
+        names = [one.path for one in result.predictions]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file_name", "id", *(classes if probabilities else ())])
+    for name, one in zip(names, result.predictions, strict=True):
+        row: list[Any] = [readable(name), readable(one.label)]
+        if probabilities:
+            of = {guess.label: guess.probability for guess in one.top}
+            row += [f"{of[name]:.6f}" for name in classes]
+        writer.writerow(row)
+    return text.getvalue()
