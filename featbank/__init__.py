@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from featbank.data.sources import Source, open_source
     from featbank.estimator import FeatureExtractor, TransferClassifier
     from featbank.evaluation.crossval import cross_validate
+    from featbank.evaluation.curves import learning_curve
+    from featbank.evaluation.neighbours import near_duplicates
+    from featbank.evaluation.protocols.registry import list_protocols
+    from featbank.evaluation.protocols.result import ProtocolResult
+    from featbank.evaluation.protocols.run import run_protocol
     from featbank.evaluation.result import EvaluationResult
+    from featbank.evaluation.select import rank_features
     from featbank.heads.registry import list_heads, make_head
+    from featbank.workflows.curve import curve
     from featbank.workflows.extract import extract
     from featbank.workflows.fit import fit
     from featbank.workflows.predict import predict
+    from featbank.workflows.protocol import fit_protocol
+    from featbank.workflows.select import select
 
 __version__ = "0.1.0.dev0"
 
@@ -37,22 +46,31 @@ _HOMES = {
     "FeatureExtractor": "featbank.estimator",
     "ModuleBackbone": "featbank.backbones.module",
     "Preprocess": "featbank.backbones.recipe",
+    "ProtocolResult": "featbank.evaluation.protocols.result",
     "Recipe": "featbank.backbones.recipe",
     "Source": "featbank.data.sources",
     "TransferClassifier": "featbank.estimator",
     "compact": "featbank.bank.maintenance",
     "cross_validate": "featbank.evaluation.crossval",
+    "curve": "featbank.workflows.curve",
     "export": "featbank.bank.export",
     "extract": "featbank.workflows.extract",
     "fit": "featbank.workflows.fit",
+    "fit_protocol": "featbank.workflows.protocol",
     "from_module": "featbank.backbones.module",
+    "learning_curve": "featbank.evaluation.curves",
     "list_heads": "featbank.heads.registry",
+    "list_protocols": "featbank.evaluation.protocols.registry",
     "make_head": "featbank.heads.registry",
     "merge": "featbank.bank.merge",
+    "near_duplicates": "featbank.evaluation.neighbours",
     "open_source": "featbank.data.sources",
     "predict": "featbank.workflows.predict",
     "prune": "featbank.bank.prune",
+    "rank_features": "featbank.evaluation.select",
     "repair": "featbank.bank.repair",
+    "run_protocol": "featbank.evaluation.protocols.run",
+    "select": "featbank.workflows.select",
     "verify": "featbank.bank.maintenance",
 }
 
@@ -64,22 +82,31 @@ __all__ = [
     "FeatureExtractor",
     "ModuleBackbone",
     "Preprocess",
+    "ProtocolResult",
     "Recipe",
     "Source",
     "TransferClassifier",
     "compact",
     "cross_validate",
+    "curve",
     "export",
     "extract",
     "fit",
+    "fit_protocol",
     "from_module",
+    "learning_curve",
     "list_heads",
+    "list_protocols",
     "make_head",
     "merge",
+    "near_duplicates",
     "open_source",
     "predict",
     "prune",
+    "rank_features",
     "repair",
+    "run_protocol",
+    "select",
     "verify",
 ]
 

@@ -83,9 +83,26 @@ class Classifier:
                 "given, in their order; give the classes of its classes_."
             )
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        steps = getattr(self.head, "steps", None)
+        return bool(getattr(type(steps[-1][1] if steps else self.head), "multilabel", False))
+
     def predict(self, features: Array) -> list[str]:
-        """Return the class of each row of features of shape (n, d)."""
+        """Return the class of each row of features of shape (n, d).
+
+        Where a row may have several labels this is the one with the highest score; see `labels`.
+        """
         return [self.classes[code] for code in self._outputs(features).codes]
+
+    def labels(self, features: Array) -> list[tuple[str, ...]]:
+        """Return the labels of each row: several or none if `multilabel`, else its class."""
+        told = self._outputs(features)
+        if told.labels is None:
+            return [(self.classes[code],) for code in told.codes]
+        names = np.array(self.classes)
+        return [tuple(names[row].tolist()) for row in told.labels]
 
     def predict_proba(self, features: Array) -> Array | None:
         """Return probabilities of shape (n, K), or None where the head has none."""
@@ -133,7 +150,9 @@ class Classifier:
             raise ClassifierError(
                 f"head {self.head_name!r} can't predict from these features: {error}"
             ) from error
-        if len(told.codes) != len(features) or not (told.codes < len(self.classes)).all():
+        shape = (len(features), len(self.classes))
+        fits = told.labels is None or told.labels.shape == shape
+        if len(told.codes) != shape[0] or not (told.codes < shape[1]).all() or not fits:
             raise ClassifierError(f"head {self.head_name!r} predicts what is no class of its own.")
         return told
 

@@ -69,3 +69,20 @@ def test_the_same_jpegs_are_made_each_time_and_no_two_are_alike(script, tmp_path
     again = [path.read_bytes() for path in make(tmp_path / "b", (80, 60), 3)]
     assert first == again
     assert len(set(first)) == 3
+
+
+def test_a_leak_is_shown_where_the_naive_score_rises_and_featbanks_does_not(script):
+    leakage = script("leakage.py")
+    X, y = leakage.features(None, 120)
+    planted, labels, digests = leakage.with_copies(X, y, 0.0)
+    for row, digest in enumerate(digests):
+        np.testing.assert_array_equal(planted[row], X[digest])
+        assert labels[row] == y[digest]
+    assert len(set(leakage.with_copies(X, y, 0.05)[2])) == len(planted) == 180
+
+    def judged(*means):
+        return leakage.judged(*(leakage.Estimate(m, m - 0.03, m + 0.03, (m,)) for m in means))
+
+    assert judged(0.8, 0.9, 0.81)["held"] is True
+    assert judged(0.8, 0.805, 0.8)["held"] is False
+    assert judged(0.8, 0.9, 0.84)["held"] is False

@@ -24,6 +24,7 @@ from featbank.heads.archive import TRUSTED_TYPES, _signed
 X, CODES = make_classification(90, 6, n_informative=5, n_redundant=0, n_classes=3, random_state=0)
 X = X.astype(np.float32)
 Y = np.array(["ant", "bee", "cät"])[CODES]
+SETS = [{word, "odd"} if i % 2 else {word} for i, word in enumerate(Y)]
 RECIPE = Recipe(
     backbone="tiny",
     source="module",
@@ -63,7 +64,7 @@ def rewritten(data, change):
     return _signed(skops.io.dumps(content))
 
 
-@pytest.mark.parametrize("calibrate", [False, True])
+@pytest.mark.parametrize("calibrate", [False, "platt", "temperature"])
 @pytest.mark.parametrize("name", list_heads())
 def test_a_reloaded_classifier_predicts_the_same_without_trust(tmp_path, name, calibrate):
     made = build(name, calibrate=calibrate)
@@ -78,6 +79,22 @@ def test_a_reloaded_classifier_predicts_the_same_without_trust(tmp_path, name, c
     assert back.recipe.fingerprint == RECIPE.fingerprint
 
 
+def test_a_classifier_of_several_labels_tells_them_all(tmp_path):
+    made = build("logreg", y=SETS)
+    made.save(tmp_path / "head.skops")
+    back = Classifier.load(tmp_path / "head.skops", plain=True)
+    assert back.multilabel
+    assert back.classes == ("ant", "bee", "cät", "odd")
+    likely = back.predict_proba(X) > 0.5
+    names = np.array(back.classes)
+    assert back.labels(X) == [tuple(names[row].tolist()) for row in likely]
+    assert back.predict(X) == names[back.scores(X).argmax(axis=1)].tolist()
+    assert back.labels(X[:0]) == []
+    one = build()
+    assert not one.multilabel
+    assert one.labels(X) == [(word,) for word in one.predict(X)]
+
+
 def types_of(head):
     with zipfile.ZipFile(io.BytesIO(skops.io.dumps(head))) as archive:
         found = re.findall(
@@ -90,8 +107,9 @@ def types_of(head):
 def test_the_trusted_list_is_exactly_what_our_heads_need():
     needed = set()
     for name in list_heads():
-        for calibrate in (False, True):
+        for calibrate in (False, "platt", "temperature"):
             needed |= types_of(build(name, calibrate=calibrate).head)
+    needed |= types_of(build(y=SETS).head)
     assert {n for n in needed if not n.startswith(("builtins.", "numpy."))} == set(TRUSTED_TYPES)
 
 

@@ -32,3 +32,9 @@ def test_solar_cells_scores_saves_and_predicts(tmp_path: Path) -> None:
 
 def test_grid_search_finds_a_head(tmp_path: Path) -> None:
     assert "best: {" in run(tmp_path, "grid_search.py", "--bank", "bank")
+
+
+def test_protocols_are_compared(tmp_path: Path) -> None:
+    told = run(tmp_path, "protocols.py").splitlines()
+    names = [line.split()[0] for line in told]
+    assert names == ["clip-linear", "dinov2-knn", "fewshot-ridge"]

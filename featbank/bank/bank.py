@@ -323,6 +323,7 @@ class Bank:
         split: str | None = None,
         source: str | Sequence[str] | None = None,
         label: str | None = None,
+        further: Sequence[str] = (),
     ) -> Selection:
         """Return images with their features, labels, splits and groups.
 
@@ -333,6 +334,8 @@ class Bank:
         label : str, optional
             The column of the source's table that is the label; the default is what the source
             calls so.
+        further : sequence of str
+            Other columns of the table that are wanted.
 
         Returns
         -------
@@ -340,7 +343,15 @@ class Bank:
         """
 
         def read() -> Selection:
-            located = self.locate(recipe, layer, view=view, split=split, source=source, label=label)
+            located = self.locate(
+                recipe,
+                layer,
+                view=view,
+                split=split,
+                source=source,
+                label=label,
+                further=further,
+            )
             return dataclasses.replace(located.selection, X=located.read(slice(None)))
 
         return _looking_again(read)
@@ -354,11 +365,12 @@ class Bank:
         split: str | None = None,
         source: str | Sequence[str] | None = None,
         label: str | None = None,
+        further: Sequence[str] = (),
     ) -> Located:
         """Find what `select` would return, to read it piece by piece; hold `using` meanwhile."""
         sources = choose_sources(self.index, source)
         known, tables = self._choose(recipe, layer, view)
-        return locate(sources, known, tables, split=split, label=label)
+        return locate(sources, known, tables, split=split, label=label, further=further)
 
     def _choose(
         self, recipe: str | Recipe | None, layer: str | Sequence[str] | None, view: str | None

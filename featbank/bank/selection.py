@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +48,8 @@ class Selection:
     columns : tuple of Column
     request : dict
         The user's words that find the backbone again.
+    further : dict of str to list of (str or None)
+        Other columns of the sources' tables, where they were asked for.
     """
 
     X: Array
@@ -60,6 +62,7 @@ class Selection:
     recipe: Recipe
     columns: tuple[Column, ...]
     request: dict[str, Any]
+    further: dict[str, list[str | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Located:
         The sources with the rows of their images.
     label : str or None
         The column of the sources' tables that is the label, if it is not the default one.
+    also : tuple of str
+        Other columns of the tables that belong to the selection.
     """
 
     known: KnownRecipe
@@ -87,6 +92,7 @@ class Located:
     places: tuple[npt.NDArray[np.int64], ...]
     parts: tuple[tuple[IndexedSource, npt.NDArray[np.intp]], ...]
     label: str | None
+    also: tuple[str, ...] = ()
 
     @cached_property
     def selection(self) -> Selection:
@@ -109,6 +115,7 @@ class Located:
             recipe=self.known.recipe,
             columns=tuple(table.column for table in self.tables),
             request=dict(self.known.provenance.get("request", {})),
+            further={title: words(title) for title in self.also},
         )
 
     @property
@@ -200,13 +207,14 @@ def locate(
     *,
     split: str | None = None,
     label: str | None = None,
+    further: Sequence[str] = (),
 ) -> Located:
     """Find the features of the sources' readable images; see `featbank.Bank.select`."""
     digests, parts = [], []
     missing = 0
     for part in sources:
-        if label is not None:
-            _values(part, label)
+        for title in (*([] if label is None else [label]), *further):
+            _values(part, title)
         keep = ~part.failed
         if split is not None:
             text = part.listing.split
@@ -229,7 +237,7 @@ def locate(
                 "or choose a source that has them."
             )
         places.append(at)
-    return Located(known, keys, tuple(tables), tuple(places), tuple(parts), label)
+    return Located(known, keys, tuple(tables), tuple(places), tuple(parts), label, tuple(further))
 
 
 def _one_column(columns: Sequence[Column], word: str | None) -> Column:
@@ -271,7 +279,7 @@ def _values(part: IndexedSource, title: str) -> Text:
             + (
                 nearest(title, ["label", *listing.extra])
                 if listing.extra
-                else "its only label is the default one."
+                else "it has no columns beside the label."
             )
         )
     return listing.extra[title]

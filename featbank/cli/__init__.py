@@ -19,6 +19,7 @@ import click
 
 import featbank
 from featbank.cli.bank import info, prune, repair, verify
+from featbank.cli.choose import curve, select
 from featbank.cli.demo import demo
 from featbank.cli.exchange import compact, export, merge
 from featbank.cli.extract import extract, status
@@ -130,7 +131,7 @@ def cli(*, verbose: bool) -> None:
 
 
 for command in (
-    *(extract, status, fit, predict, models, info, verify, repair, prune),
+    *(extract, status, fit, curve, select, predict, models, info, verify, repair, prune),
     *(compact, merge, export, demo),
 ):
     cli.add_command(command)

@@ -15,6 +15,7 @@ from featbank.cli.options import (
     shown,
     words_of,
 )
+from featbank.cli.protocol import print_protocols, score_by_protocol
 
 
 def _value(text: str) -> Any:
@@ -38,10 +39,31 @@ def _value(text: str) -> Any:
     help="May be repeated, or several separated by commas. --list-heads tells which there are.",
 )
 @click.option("--list-heads", is_flag=True, help="List the heads and end.")
+@click.option(
+    "--protocol",
+    metavar="NAME",
+    help="Score by a published protocol instead. --list-protocols tells which there are.",
+)
+@click.option("--list-protocols", is_flag=True, help="List the protocols and end.")
 @click.option("--recipe", metavar="NAME", help="Which backbone, if the bank has several.")
 @click.option("--layers", metavar="L,...", help="Which layers, if there are several; joined.")
+@click.option(
+    "--choose-layer", is_flag=True, help="Choose one layer inside each fold, instead of joining."
+)
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source.")
 @click.option("--label", metavar="COLUMN", help="The table's column that is the label.")
+@click.option(
+    "--positive",
+    metavar="TEST",
+    help='Two classes made of a column: "probability>0.5", "type==mono".',
+)
+@click.option(
+    "--multilabel",
+    metavar="SIGN",
+    is_flag=False,
+    flag_value=";",
+    help='Images have several labels, with this sign between (";").',
+)
 @click.option("--classes", metavar="A,B,...", help="Only these classes.")
 @click.option("--exclude", metavar="A,B,...", help="Not these classes.")
 @click.option(
@@ -65,15 +87,47 @@ def _value(text: str) -> Any:
 )
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="A head's parameter.")
 @click.option(
-    "--class-weight", type=click.Choice(["balanced"]), help="Weigh classes by their rarity."
+    "--class-weight",
+    metavar="CLASS=W,...",
+    help='"balanced" weighs classes by their rarity; others have 1.',
 )
-@click.option("--calibrate", is_flag=True, help="Give every head probabilities (Platt).")
+@click.option(
+    "--sample-weight", metavar="COLUMN", help="The table's column of images' weights in fitting."
+)
+@click.option(
+    "--calibrate",
+    type=click.Choice(["platt", "temperature"]),
+    is_flag=False,
+    flag_value="platt",
+    help="Give every head probabilities, by Platt's method (so too without a word) or one "
+    "temperature.",
+)
+@click.option(
+    "--threshold",
+    metavar="METRIC",
+    help="Choose where two classes part inside each fold, by accuracy, balanced_accuracy, "
+    "macro_f1, or f1 of the smaller class.",
+)
 @click.option(
     "--scoring",
     metavar="NAME",
     default="accuracy",
     show_default=True,
     help="What settings are chosen by.",
+)
+@click.option(
+    "--near-duplicates",
+    type=float,
+    metavar="COSINE",
+    help="Keep images together whose features are as alike as this, such as 0.98.",
+)
+@click.option(
+    "--show-leak",
+    is_flag=True,
+    help="Also score folds that tear duplicates and groups apart, to see what these claim.",
+)
+@click.option(
+    "--predictions", metavar="FILE.csv", help="Write what each image was taken for, with its path."
 )
 @click.option(
     "--seed", type=int, metavar="N", default=0, show_default=True, help="Of folds and heads."
@@ -83,7 +137,17 @@ def _value(text: str) -> Any:
     type=int,
     metavar="N",
     default=-1,
-    help="Fits at the same time; by default one a core.",
+    help="Fits at the same time at most; by default one a core.",
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="cuda, cuda:1, mps or auto: where logreg, ridge, lda (svd) and mlp are fitted.",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="As 4GB; logreg and mlp read features that don't fit in blocks.",
 )
 @click.option(
     "--out", default=".", metavar="PATH", help="Folder for <head>.skops, or the one file's name."
@@ -98,9 +162,12 @@ def fit(
     sources: tuple[str, ...],
     params: tuple[str, ...],
     list_heads: bool,
+    protocol: str | None,
+    list_protocols: bool,
     as_json: bool,
     details: bool,
     no_save: bool,
+    calibrate: str | None,
     **options: Any,
 ) -> None:
     """Score heads on the bank's features, fit them, and save them.
@@ -109,6 +176,10 @@ def fit(
     from the index's own splits, where it has any. What is saved is fitted on all images that no
     split reserves.
     """
+    import os
+
+    if options["device"] is not None:
+        os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scipy reads it once, when it is imported
     from featbank.workflows.fit import fit as workflow
 
     if list_heads:
@@ -120,6 +191,13 @@ def fit(
         else:
             click.echo(columns_of(list(known.items())))
         return
+    if list_protocols:
+        print_protocols(as_json=as_json)
+        return
+    if protocol is not None:
+        options |= {"heads": heads, "sources": sources}
+        score_by_protocol(protocol, bank=bank, as_json=as_json, details=details, **options)
+        return
     names = [name for text in heads for name in words_of(text) or []]
     cv = options.pop("cv")
     with progress_bar("fitting", "fit") as progress:
@@ -130,6 +208,8 @@ def fit(
             classes=words_of(options.pop("classes")),
             exclude=words_of(options.pop("exclude")) or (),
             params=_parameters(params),
+            class_weight=_class_weight(options.pop("class_weight")),
+            calibrate=calibrate or False,
             cv=int(cv) if cv is not None and cv.is_integer() else cv,
             random_state=options.pop("seed"),
             n_jobs=options.pop("jobs"),
@@ -141,9 +221,23 @@ def fit(
         print_json(result.to_dict())
         return
     click.echo(result.table(details=details or len(result.heads) == 1))
+    if options["predictions"]:
+        click.echo(f"predictions in {shown(options['predictions'])}")
     for head in result.heads:
         if head.classifier:
             click.echo(f"saved {shown(head.classifier)}")
+
+
+def _class_weight(text: str | None) -> Any:
+    if text is None or text == "balanced":
+        return text
+    found = {}
+    for word in words_of(text) or []:
+        name, equals, value = word.rpartition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"write --class-weight balanced or CLASS=W,..., not {text!r}.")
+        found[name.strip()] = _value(value.strip())
+    return found
 
 
 def _parameters(texts: tuple[str, ...]) -> dict[str, Any] | None:

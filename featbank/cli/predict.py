@@ -100,7 +100,8 @@ def predict(
             for guess in one.top[:top]:
                 value = guess.score if guess.probability is None else guess.probability
                 told.append(guess.label if value is None else f"{guess.label} {value:.3f}")
-            click.echo(f"{shown(one.path)}  {', '.join(told)}")
+            own = "" if one.labels is None else f"{readable(';'.join(one.labels) or 'no label')}  "
+            click.echo(f"{shown(one.path)}  {own}{', '.join(told)}")
     for path, reason in result.failed:
         click.echo(f"can't read {shown(path)}: {reason}", err=True)
     if not result.predictions:
@@ -133,7 +134,8 @@ def _table(result: PredictionResult, *, probabilities: bool) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "id", *(classes if probabilities else ())])
     for name, one in zip(names, result.predictions, strict=True):
-        row: list[Any] = [readable(name), readable(one.label)]
+        label = one.label if one.labels is None else ";".join(one.labels)
+        row: list[Any] = [readable(name), readable(label)]
         if probabilities:
             of = {guess.label: guess.probability for guess in one.top}
             row += [f"{of[name]:.6f}" for name in classes]

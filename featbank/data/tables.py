@@ -111,10 +111,13 @@ class Table:
             one, other = (getattr(self, what)[i] for i in (first, row))
             if one != other:
                 where = [lines[i] if lines else i + 1 for i in (first, row)]
+                several = ""
+                if what == "label" and one and other:
+                    several = f', or write both in one cell ("{one};{other}") for --multilabel'
                 raise DataError(
                     f"{shown(self.path[row])} is listed with {what} {one!r} (line {where[0]}) and "
                     f"with {other!r} (line {where[1]}); an image has one {what}, so keep one of "
-                    "the rows (several labels an image are not supported yet)."
+                    f"the rows{several}."
                 )
 
 

@@ -2,6 +2,7 @@
 
 from featbank.evaluation.crossval import FinalFit, cross_validate, fit_final
 from featbank.evaluation.metrics import Estimate
+from featbank.evaluation.neighbours import NearDuplicates, near_duplicates
 from featbank.evaluation.result import EvaluationResult, HeadResult, PerClass, Predictions
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "EvaluationResult",
     "FinalFit",
     "HeadResult",
+    "NearDuplicates",
     "PerClass",
     "Predictions",
     "cross_validate",
     "fit_final",
+    "near_duplicates",
 ]

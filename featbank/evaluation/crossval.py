@@ -6,24 +6,41 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featbank.errors import EvaluationError
 from featbank.evaluation.fitting import Candidate, Fitted, candidates, fit
 from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.metrics import Estimate, Meter, bootstrap, corrected_t, wilson
-from featbank.evaluation.plan import Part, Plan, plan, plan_final
+from featbank.evaluation.labelsets import are_label_sets
+from featbank.evaluation.metrics import (
+    CALIBRATION,
+    METRICS,
+    Estimate,
+    Meter,
+    bootstrap,
+    corrected_t,
+    wilson,
+)
+from featbank.evaluation.neighbours import NearDuplicates
+from featbank.evaluation.parallel import run
+from featbank.evaluation.plan import Part, Plan, plan, plan_final, plan_naive
 from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
 from featbank.heads.outputs import Outputs, outputs
+from featbank.heads.streaming import Blocks
+from featbank.heads.weights import by_step, checked_weights, of_classes
 
 __all__ = ["FinalFit", "cross_validate", "fit_final"]
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
+
+_HIGHEST = {"log_loss": np.inf, "brier": 2.0}
+"""The ends of metrics that may exceed 1."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,8 @@ class FinalFit:
         Positions of the rows it was fitted on.
     seconds : float
     notes : tuple of str
+    learned : dict of str to float
+        The temperature and the threshold, where they were asked for.
     """
 
     head: str
@@ -52,6 +71,7 @@ class FinalFit:
     rows: Array
     seconds: float
     notes: tuple[str, ...]
+    learned: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,7 @@ class _Scored:
     fitted: Fitted
     outputs: Outputs
     meter: Meter
+    before: Meter | None
 
 
 def cross_validate(
@@ -69,6 +90,7 @@ def cross_validate(
     y: Any,
     head: Any = "svm",
     *,
+    classes: Sequence[str] | None = None,
     cv: int | float | None = None,
     repeats: int = 1,
     splits: Any = None,
@@ -77,25 +99,34 @@ def cross_validate(
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
-    calibrate: bool = False,
+    sample_weight: Any = None,
+    calibrate: bool | str = False,
+    threshold: str | None = None,
     scoring: str = "accuracy",
+    near_duplicates: float | NearDuplicates | None = None,
+    show_leak: bool = False,
     random_state: int = 0,
+    device: str | None = None,
     n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Score one or several heads on the same folds, honestly.
 
-    Everything that is learned (scaling, hyper-parameters, calibration) is learned within a fold's
-    training part. Rows of one group, or of equal digest, never straddle folds that are made here.
+    Everything that is learned (scaling, hyper-parameters, calibration, a threshold) is learned
+    within a fold's training part. Rows of one group, of equal digest, or of one cluster of
+    near-duplicates never straddle folds that are made here.
 
     Parameters
     ----------
     X : array-like of shape (n, d)
         Features; float32 stays float32.
-    y : array-like of shape (n,)
-        Classes, text or whole numbers; rows of None are left out.
+    y : array-like of shape (n,), sequence of sets, or array-like of shape (n, K)
+        Classes, text or whole numbers; rows of None are left out. Where a row may have several
+        labels: sets of words, or a matrix of 0 and 1; see Notes.
     head : str, estimator, or sequence of them
         See `featbank.make_head`.
+    classes : sequence of str, optional
+        Names of the columns of a matrix `y`, or the labels that count where `y` holds sets.
     cv : int or float, optional
         Number of stratified folds (5; fewer where a class is smaller), or the share of each class
         that is held out in each repeat.
@@ -115,14 +146,31 @@ def cross_validate(
     params : mapping, optional
         Parameters of the head, where there is one; what is set here is not chosen.
     class_weight : {"balanced"} or mapping, optional
-    calibrate : bool, default=False
-        Give every head probabilities, by Platt's method inside the fold.
+        A mapping gives a class its weight; classes that it leaves out have 1.
+    sample_weight : array-like of shape (n,), optional
+        Numbers from 0 up: how much a row counts when a head is fitted and when its
+        hyper-parameters' fits are. Scores weigh every row alike, whatever its weight.
+    calibrate : bool or {"platt", "temperature"}, default=False
+        Give every head probabilities inside the fold, by Platt's method (also True) or by one
+        temperature, which leaves predictions as they are. Calibration before it stands beside.
+    threshold : {"accuracy", "balanced_accuracy", "macro_f1", "f1"}, optional
+        Choose where two classes part by this metric inside the fold; f1 is that of the class with
+        fewer images.
     scoring : str, default="accuracy"
         What hyper-parameters are chosen by; a name of scikit-learn's.
+    near_duplicates : float, optional
+        Cosine similarity from which images count as one, such as 0.98; see
+        `featbank.near_duplicates`, whose result is taken too.
+    show_leak : bool, default=False
+        Also score folds that tear apart what belongs together, to tell what these would claim.
     random_state : int, default=0
         Seed of folds, heads and resamples.
+    device : str, optional
+        ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``: logreg, ridge and lda with solver svd are
+        fitted there by scikit-learn on torch tensors, one at a time. This needs the environment
+        variable SCIPY_ARRAY_API=1. By default NumPy fits them; mlp finds CUDA by itself.
     n_jobs : int, optional
-        Fits at the same time, through joblib.
+        Fits at the same time at most, through joblib; see `featbank.evaluation.parallel.run`.
     progress : callable, optional
         Called as ``progress(done, total)`` after each fit.
 
@@ -142,6 +190,10 @@ def cross_validate(
     Intervals are of 95 %: over folds and repeats `featbank.evaluation.metrics.corrected_t`, for a
     single scored part `featbank.evaluation.metrics.bootstrap`.
 
+    With several labels a row each label has a classifier against the rest, folds are stratified by
+    label, settings are chosen by mAP (or by the mean of another `scoring` over labels), and the
+    result is a `featbank.evaluation.labelresult.LabelResult`.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -150,34 +202,72 @@ def cross_validate(
     >>> [round(head.metrics["accuracy"].mean, 1) for head in result.heads]
     [0.8, 1.0]
     """
-    from joblib import Parallel, delayed
+    if classes is not None or are_label_sets(y):
+        _check_plain(X, device)
+        from featbank.evaluation.multilabel import cross_validate_sets
 
-    data = checked(X, y, groups=groups, digests=digests, splits=splits)
+        return cross_validate_sets(
+            X,
+            y,
+            head,
+            classes=classes,
+            cv=cv,
+            repeats=repeats,
+            splits=splits,
+            groups=groups,
+            digests=digests,
+            near=near_duplicates,
+            tune=tune,
+            params=params,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            scoring=scoring,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            progress=progress,
+            calibrate=calibrate,
+            threshold=threshold,
+            show_leak=show_leak,
+        )
+    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
+    _check_threshold(threshold, data)
+    weights = checked_weights(sample_weight, len(X))
     found = candidates(
         head,
         params=params,
         tune=tune,
-        class_weight=class_weight,
+        class_weight=of_classes(class_weight, data.classes),
         calibrate=calibrate,
+        threshold=threshold,
         scoring=scoring,
         seed=random_state,
+        device=device,
     )
+    weights = _weights_of(found, weights, data.rows)
     made = plan(data, cv=cv, repeats=repeats, seed=random_state)
-    parts = [*made.parts, *([made.clean] if made.clean else [])]
-    tasks = [(candidate, part) for candidate in found for part in parts]
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
+    naive: tuple[Part, ...] = ()
+    told = ""
+    if show_leak:
+        naive, told = plan_naive(data, made, repeats=repeats, seed=random_state)
+    parts = [*made.parts, *([made.clean] if made.clean else []), *naive]
+    tasks = [
+        (candidate, part, data.X, data.y, data.codes, data.classes, weights)
+        for candidate in found
+        for part in parts
+    ]
     scored: list[_Scored] = []
-    for one in parallel(
-        delayed(_score)(candidate, part, data.X, data.y, data.codes, data.classes)
-        for candidate, part in tasks
-    ):
+    size = data.X.shape[0] * data.X.shape[1]
+    # One process reads what is streamed; one has the device.
+    features: Any = data.X
+    jobs = 1 if isinstance(features, Blocks) or device is not None else n_jobs
+    for one in run(_score, tasks, n_jobs=jobs, work=size * len(tasks)):
         scored.append(one)
         if progress is not None:
             progress(len(scored), len(tasks))
     per_head = [scored[i : i + len(parts)] for i in range(0, len(scored), len(parts))]
     return EvaluationResult(
         heads=tuple(
-            _head_result(candidate.name, ones, made, data, random_state)
+            _head_result(candidate, ones, made, naive, data, random_state)
             for candidate, ones in zip(found, per_head, strict=True)
         ),
         protocol=made.protocol,
@@ -186,7 +276,18 @@ def cross_validate(
         classes=tuple(str(c) for c in data.classes),
         duplicates=data.duplicates,
         groups=data.groups,
-        notes=(*data.notes, *made.notes),
+        notes=(
+            *data.notes,
+            *made.notes,
+            *([f"no naive score: {told}"] if told else []),
+            *_imbalance(data, found, scoring),
+            *_notes_on(weights),
+        ),
+        near_duplicates=data.near and data.near.spread(data.rows, len(X)),
+        class_sizes=tuple(np.bincount(data.codes).tolist()),
+        repeats=repeats,
+        ratio=_ratio(made.parts),
+        random_state=random_state,
     )
 
 
@@ -195,15 +296,20 @@ def fit_final(
     y: Any,
     head: Any = "svm",
     *,
+    classes: Sequence[str] | None = None,
     splits: Any = None,
     groups: Any = None,
     digests: Any = None,
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
-    calibrate: bool = False,
+    sample_weight: Any = None,
+    calibrate: bool | str = False,
+    threshold: str | None = None,
     scoring: str = "accuracy",
+    near_duplicates: float | NearDuplicates | None = None,
     random_state: int = 0,
+    device: str | None = None,
 ) -> FinalFit:
     """Fit one head for use, on all labelled rows that no split ``test`` reserves.
 
@@ -217,18 +323,51 @@ def fit_final(
     >>> fit_final(X, y, "ridge", params={"alpha": 1.0}).estimator.predict(X[:2])
     array([0, 0])
     """
-    data = checked(X, y, groups=groups, digests=digests, splits=splits)
+    if classes is not None or are_label_sets(y):
+        _check_plain(X, device)
+        from featbank.evaluation.multilabel import fit_final_sets
+
+        return fit_final_sets(
+            X,
+            y,
+            head,
+            classes=classes,
+            splits=splits,
+            groups=groups,
+            digests=digests,
+            near=near_duplicates,
+            tune=tune,
+            params=params,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            scoring=scoring,
+            random_state=random_state,
+            calibrate=calibrate,
+            threshold=threshold,
+        )
+    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
+    _check_threshold(threshold, data)
+    weights = checked_weights(sample_weight, len(X))
     (candidate,) = candidates(
         [head],
         params=params,
         tune=tune,
-        class_weight=class_weight,
+        class_weight=of_classes(class_weight, data.classes),
         calibrate=calibrate,
+        threshold=threshold,
         scoring=scoring,
         seed=random_state,
+        device=device,
     )
+    weights = _weights_of([candidate], weights, data.rows)
     part = plan_final(data, seed=random_state)
-    fitted = fit(candidate, data.X[part.train], data.y[part.train], part.inner)
+    fitted = fit(
+        candidate,
+        data.X[part.train],
+        data.y[part.train],
+        part.inner,
+        sample_weight=None if weights is None else weights[part.train],
+    )
     return FinalFit(
         head=candidate.name,
         estimator=fitted.estimator,
@@ -237,20 +376,93 @@ def fit_final(
         rows=data.rows[part.train],
         seconds=fitted.seconds,
         notes=fitted.notes,
+        learned=fitted.learned,
     )
 
 
+def _check_plain(X: Any, device: str | None) -> None:
+    if device is not None or isinstance(X, Blocks):
+        raise EvaluationError(
+            "several labels an image are learned on the CPU, from features in memory; leave the "
+            "device out, or give more memory."
+        )
+
+
+def _check_threshold(threshold: str | None, data: Inputs) -> None:
+    if threshold is not None and len(data.classes) != 2:
+        raise EvaluationError(
+            f"a threshold parts two classes, and there are {len(data.classes)}; choose two of "
+            "them, or ask for no threshold."
+        )
+
+
+def _imbalance(data: Inputs, found: Sequence[Candidate], scoring: str) -> list[str]:
+    sizes = np.bincount(data.codes)
+    most, least = int(sizes.argmax()), int(sizes.argmin())
+    if sizes[most] < 10 * sizes[least]:
+        return []
+    large, small = (f"{str(data.classes[c])!r} has {sizes[c]} images" for c in (most, least))
+    note = f"classes differ tenfold or more ({large}, {small}): balanced metrics stand first"
+    if scoring == "accuracy" and any(candidate.grid() for candidate in found):
+        note += ", but settings are chosen by accuracy; scoring balanced_accuracy chooses by that"
+    return [note + "."]
+
+
+def _ratio(parts: Sequence[Part]) -> float:
+    """Return rows scored on over rows learned from, the mean of the parts."""
+    return float(np.mean([len(part.test) / len(part.train) for part in parts]))
+
+
+def _weights_of(found: Sequence[Candidate], weights: Array | None, rows: Int) -> Array | None:
+    """Return the weights of the labelled rows, once it is sure that every head takes them."""
+    if weights is None:
+        return None
+    for candidate in found:
+        by_step(candidate.estimator, candidate.name, weights)
+    return weights[rows]
+
+
+def _notes_on(weights: Array | None) -> list[str]:
+    if weights is None:
+        return []
+    return ["sample weights count in fitting alone; the scores weigh every image alike."]
+
+
 def _score(
-    candidate: Candidate, part: Part, X: Array, y: Array, codes: Int, classes: Array
+    candidate: Candidate,
+    part: Part,
+    X: Array,
+    y: Array,
+    codes: Int,
+    classes: Array,
+    weights: Array | None,
 ) -> _Scored:
     """Fit on the part's training rows, predict its test rows."""
-    fitted = fit(candidate, X[part.train], y[part.train], part.inner)
+    fitted = fit(
+        candidate,
+        X[part.train],
+        y[part.train],
+        part.inner,
+        sample_weight=None if weights is None else weights[part.train],
+    )
     start = time.perf_counter()
     told = _in_all_classes(outputs(fitted.estimator, X[part.test]), fitted.estimator, classes)
     seconds = fitted.seconds + time.perf_counter() - start
     meter = Meter(codes[part.test], told.codes, told.scores, told.probability, len(classes))
+    before = None
+    if candidate.calibrate:
+        own = _uncalibrated(fitted.estimator)
+        raw = _in_all_classes(outputs(own, X[part.test]), own, classes)
+        if raw.probability is not None:
+            before = Meter(meter.y, raw.codes, None, raw.probability, len(classes))
     # The fitted estimator stays behind: only numbers travel back from a worker.
-    return _Scored(part, replace(fitted, estimator=None, seconds=seconds), told, meter)
+    return _Scored(part, replace(fitted, estimator=None, seconds=seconds), told, meter, before)
+
+
+def _uncalibrated(estimator: Any) -> Any:
+    """Return the head inside a calibrated one."""
+    platt = getattr(estimator, "calibrated_classifiers_", None)
+    return platt[0].estimator if platt else estimator.estimator
 
 
 def _in_all_classes(told: Outputs, estimator: Any, classes: Array) -> Outputs:
@@ -270,9 +482,16 @@ def _in_all_classes(told: Outputs, estimator: Any, classes: Array) -> Outputs:
 
 
 def _head_result(
-    name: str, scored: Sequence[_Scored], made: Plan, data: Inputs, seed: int
+    candidate: Candidate,
+    scored: Sequence[_Scored],
+    made: Plan,
+    naive: Sequence[Part],
+    data: Inputs,
+    seed: int,
 ) -> HeadResult:
-    own = scored[: len(made.parts)]
+    own, further = scored[: len(made.parts)], scored[len(made.parts) :]
+    torn = further[1 if made.clean else 0 :]
+    before = [one.before for one in own if one.before is not None]
     chosen = tuple(one.fitted.best_params for one in own)
     predictions = Predictions(
         rows=np.concatenate([data.rows[one.part.test] for one in own]),
@@ -281,48 +500,77 @@ def _head_result(
         y_pred=np.concatenate([one.outputs.codes for one in own]),
         scores=_stacked([one.outputs.scores for one in own]),
         probability=_stacked([one.outputs.probability for one in own]),
+        unit=np.concatenate([data.units[one.part.test] for one in own]),
     )
     confusion = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
     np.add.at(confusion, (predictions.y_true, predictions.y_pred), 1)
     return HeadResult(
-        head=name,
-        metrics=_estimates(own, data, seed),
-        best_params=_most_common(chosen),
+        head=candidate.name,
+        metrics=_estimates(own, [one.meter for one in own], data.units, seed),
+        best_params=most_common(chosen),
         fold_params=chosen,
         confusion=confusion,
         predictions=predictions,
         seconds=sum(one.fitted.seconds for one in own),
-        without_duplicates=_estimates(scored[len(own) :], data, seed) if made.clean else None,
-        notes=tuple(dict.fromkeys(note for one in own for note in one.fitted.notes)),
+        without_duplicates=(
+            _estimates(further[:1], [further[0].meter], data.units, seed) if made.clean else None
+        ),
+        calibrated=candidate.calibrate,
+        uncalibrated=_calibration(_estimates(own, before, data.units, seed)) if before else None,
+        naive=(
+            _estimates(torn, [one.meter for one in torn], data.unbound().units, seed)
+            if naive
+            else None
+        ),
+        fold_learned=tuple(one.fitted.learned for one in own if one.fitted.learned),
+        notes=(
+            *dict.fromkeys(note for one in own for note in one.fitted.notes),
+            *_undefined([one.meter for one in own]),
+        ),
     )
 
 
-def _estimates(scored: Sequence[_Scored], data: Inputs, seed: int) -> dict[str, Estimate]:
+def _undefined(meters: Sequence[Meter]) -> list[str]:
+    """Say which metrics some parts have and others don't."""
+    by_part = [set(meter()) for meter in meters]
+    lacking = sorted({name for found in by_part for other in by_part for name in found - other})
+    return [
+        f"no {METRICS[name]}: {sum(name not in found for found in by_part)} of {len(by_part)} "
+        "test parts hold one class only."
+        for name in lacking
+    ]
+
+
+def _estimates(
+    scored: Sequence[_Scored], meters: Sequence[Meter], units: Int, seed: int
+) -> dict[str, Estimate]:
     """Return the metrics that are defined in every part, with their intervals."""
-    by_part = [one.meter() for one in scored]
+    by_part = [meter() for meter in meters]
     names = [name for name in by_part[0] if all(name in found for found in by_part)]
     values = {name: tuple(found[name] for found in by_part) for name in names}
     if len(scored) == 1:
-        ends = bootstrap(scored[0].meter, data.units[scored[0].part.test], seed=seed)
+        ends = bootstrap(meters[0], units[scored[0].part.test], seed=seed)
     else:
-        ratio = float(np.mean([len(one.part.test) / len(one.part.train) for one in scored]))
+        ratio = _ratio([one.part for one in scored])
         ends = {name: corrected_t(values[name], ratio) for name in names}
     low, high = ends.get("accuracy", (0.0, 0.0))
     if low == high:  # every part, or every resample, scored the same
         tested = np.concatenate([one.part.test for one in scored])
-        ends["accuracy"] = wilson(
-            float(np.mean(values["accuracy"])), len(np.unique(data.units[tested]))
-        )
+        ends["accuracy"] = wilson(float(np.mean(values["accuracy"])), len(np.unique(units[tested])))
     estimates = {}
     for name in names:
         low, high = ends.get(name, (float("nan"), float("nan")))
-        top = np.inf if name == "log_loss" else 1.0
+        top = _HIGHEST.get(name, 1.0)
         low, high = (float(np.clip(end, 0.0, top)) for end in (low, high))
         estimates[name] = Estimate(float(np.mean(values[name])), low, high, values[name])
     return estimates
 
 
-def _most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:
+    return {name: found[name] for name in CALIBRATION if name in found}
+
+
+def most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys = [json.dumps(params, sort_keys=True, default=repr) for params in chosen]
     return chosen[keys.index(Counter(keys).most_common(1)[0][0])]
 

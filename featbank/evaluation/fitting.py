@@ -6,16 +6,21 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featbank.backbones.device import likely_device
 from featbank.errors import EvaluationError, HeadError, nearest
+from featbank.evaluation.adjustment import THRESHOLDS, fit_adjusted
 from featbank.evaluation.plan import Fold
+from featbank.heads.fits import fit_head
 from featbank.heads.registry import full_name, grid, head_name, make_head
+from featbank.heads.streaming import Blocks
 from featbank.heads.sweep import sweep
+from featbank.heads.weights import by_step, weigh_classes
 
 __all__ = ["Candidate", "Fitted", "candidates", "choose", "fit"]
 
@@ -37,9 +42,13 @@ class Candidate:
     tune : bool
     fixed : frozenset of str
         Full names of parameters that the caller set, and that are not chosen.
-    calibrate : bool
+    calibrate : {"platt", "temperature"} or None
     scoring : str
         scikit-learn's name of what is maximised when choosing.
+    threshold : str or None
+        One of `featbank.evaluation.adjustment.THRESHOLDS`.
+    device : str or None
+        What scikit-learn fits it on, through torch tensors; None is NumPy.
     """
 
     name: str
@@ -47,8 +56,10 @@ class Candidate:
     head: Any
     tune: bool
     fixed: frozenset[str]
-    calibrate: bool
+    calibrate: str | None
     scoring: str
+    threshold: str | None = None
+    device: str | None = None
 
     def grid(self, n_samples: int | None = None) -> dict[str, list[Any]]:
         """Return the values to choose from; empty where nothing is chosen."""
@@ -69,12 +80,15 @@ class Fitted:
         What was chosen; empty where nothing was.
     seconds : float
     notes : tuple of str
+    learned : dict of str to float
+        The temperature and the threshold, where these were asked for.
     """
 
     estimator: Any
     best_params: dict[str, Any]
     seconds: float
     notes: tuple[str, ...]
+    learned: dict[str, float] = field(default_factory=dict)
 
 
 def candidates(
@@ -83,16 +97,33 @@ def candidates(
     params: Mapping[str, Any] | None,
     tune: bool,
     class_weight: Any,
-    calibrate: bool,
+    calibrate: bool | str | None,
     scoring: str,
     seed: int,
+    threshold: str | None = None,
+    device: str | None = None,
 ) -> list[Candidate]:
     """Build one candidate for each head; `heads` is one or a list of names or estimators."""
     from sklearn.metrics import get_scorer_names
 
+    device = None if device is None else likely_device(device)
     if scoring not in get_scorer_names():
         raise EvaluationError(
             f"scoring {scoring!r} is unknown: {nearest(scoring, get_scorer_names())}"
+        )
+    method = ("platt" if calibrate is True else calibrate) or None
+    if method not in (None, "platt", "temperature"):
+        raise EvaluationError(
+            f"calibrate is 'platt' (or True), 'temperature' or False, not {calibrate!r}."
+        )
+    if threshold is not None and threshold not in THRESHOLDS:
+        raise EvaluationError(
+            f"threshold {threshold!r} is unknown: {nearest(str(threshold), THRESHOLDS)}"
+        )
+    if threshold is not None and method == "platt":
+        raise EvaluationError(
+            "a threshold goes with calibrate='temperature', not with Platt's method, which moves "
+            "the threshold itself; choose one of the two."
         )
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise EvaluationError(f"random_state is a whole number from 0 up, not {seed!r}.")
@@ -105,13 +136,16 @@ def candidates(
             "make_head(name, ...) and pass the estimators."
         )
     chosen = dict(params or {})
-    if class_weight is not None:
-        chosen["class_weight"] = class_weight
     names = [head_name(head) for head in several]
     found, used = [], Counter[str]()
     for name, head in zip(names, several, strict=True):
         used[name] += 1
         estimator = make_head(head, random_state=seed, **chosen)
+        weigh_classes(estimator, name, class_weight)
+        own = full_name(estimator, "device")
+        takes_word = device is not None and own in estimator.get_params()
+        if takes_word:
+            estimator.set_params(**{own: device})
         found.append(
             Candidate(
                 name=name if used[name] == 1 else f"{name} ({used[name]})",
@@ -119,19 +153,28 @@ def candidates(
                 head=head,
                 tune=tune,
                 fixed=frozenset(full_name(estimator, key) for key in chosen),
-                calibrate=calibrate,
+                calibrate=method,
                 scoring=scoring,
+                threshold=threshold,
+                device=None if takes_word or device == "cpu" else device,
             )
         )
     return found
 
 
-def fit(candidate: Candidate, X: Array, y: Array, inner: tuple[Fold, ...]) -> Fitted:
+def fit(
+    candidate: Candidate,
+    X: Array | Blocks,
+    y: Array,
+    inner: tuple[Fold, ...],
+    *,
+    sample_weight: Array | None = None,
+) -> Fitted:
     """Fit on these rows and nothing else.
 
     Hyper-parameters are chosen on the `inner` folds, the first of equal ones (the grids go from
-    strong to weak regularisation); then the head is fitted on all rows, with its probabilities
-    calibrated by Platt's method on predictions out of the inner folds where that was asked for.
+    strong to weak regularisation); then the head is fitted on all rows. Calibration and a threshold
+    are learned from predictions out of the inner folds, where they were asked for.
 
     Raises
     ------
@@ -140,23 +183,43 @@ def fit(candidate: Candidate, X: Array, y: Array, inner: tuple[Fold, ...]) -> Fi
     """
     from sklearn.base import clone
 
+    if isinstance(X, Blocks) or candidate.device is not None:
+        from featbank.evaluation.elsewhere import fit_elsewhere
+
+        return fit_elsewhere(candidate, X, y, inner, sample_weight)
     start = time.perf_counter()
     estimator = clone(candidate.estimator)
     best: dict[str, Any] = {}
+    learned: dict[str, float] = {}
     notes = []
     least = min((len(rows) for rows, _ in inner), default=len(y))
     values = candidate.grid(n_samples=least)
+    weights = {}
+    if sample_weight is not None:
+        weights = by_step(estimator, candidate.name, sample_weight)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             if values and inner:
-                best = choose(estimator, values, X, y, inner, scoring=candidate.scoring)
+                best = choose(estimator, values, X, y, inner, scoring=candidate.scoring, **weights)
                 estimator.set_params(**best)
             elif values:
                 notes.append("a class is too small to choose parameters on; defaults were used.")
-            if candidate.calibrate:
-                estimator = _calibrated(estimator, inner, len(y))
-            estimator.fit(X, y)
+            if candidate.calibrate == "temperature" or candidate.threshold:
+                estimator = fit_adjusted(
+                    estimator,
+                    X,
+                    y,
+                    inner,
+                    temperature=candidate.calibrate == "temperature",
+                    threshold=candidate.threshold,
+                    **weights,
+                )
+                learned = estimator.learned
+            else:
+                if candidate.calibrate:
+                    estimator = _calibrated(estimator, inner, len(y))
+                fit_head(estimator, X, y, **weights)
         except (ValueError, TypeError) as error:
             if isinstance(error, HeadError):
                 raise
@@ -164,8 +227,8 @@ def fit(candidate: Candidate, X: Array, y: Array, inner: tuple[Fold, ...]) -> Fi
             raise HeadError(
                 f"head {candidate.name!r} could not be fitted on {len(y)} images: {reason}"
             ) from error
-    notes += _digest(caught)
-    return Fitted(estimator, best, time.perf_counter() - start, tuple(notes))
+    notes += noted(caught)
+    return Fitted(estimator, best, time.perf_counter() - start, tuple(notes), learned)
 
 
 def choose(
@@ -194,7 +257,7 @@ def _calibrated(estimator: Any, inner: tuple[Fold, ...], n: int) -> Any:
     return CalibratedClassifierCV(estimator, cv=list(inner), ensemble=False)
 
 
-def _digest(caught: list[warnings.WarningMessage]) -> list[str]:
+def noted(caught: list[warnings.WarningMessage]) -> list[str]:
     """Turn Python warnings into one line for each kind."""
     from sklearn.exceptions import ConvergenceWarning
 

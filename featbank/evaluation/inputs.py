@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from featbank.errors import EvaluationError
 from featbank.evaluation.folds import Int, codes_of, units_of
+from featbank.evaluation.neighbours import NearDuplicates, near_duplicates
+from featbank.heads.streaming import Blocks
 
 __all__ = ["Inputs", "checked"]
 
@@ -23,7 +25,7 @@ class Inputs:
 
     Attributes
     ----------
-    X : ndarray of shape (n, d), float32 or float64
+    X : ndarray of shape (n, d), float32 or float64; or Blocks
     y : ndarray of shape (n,)
         Labels as given, text or whole numbers.
     codes : ndarray of shape (n,), intp
@@ -36,11 +38,15 @@ class Inputs:
         Rows of equal unit stay together.
     digests : ndarray of shape (n,), intp, or None
         Codes of the images' bytes, -1 where unknown.
+    copies : ndarray of shape (n,), intp, or None
+        Rows of equal code have equal bytes or hang together by near-duplicates.
     splits : list of (str or None), or None
     duplicates : int
         Rows whose bytes another row before them has.
     groups : int or None
         How many groups there are; None where none were given.
+    near : NearDuplicates or None
+        None where they were not looked for.
     notes : tuple of str
     """
 
@@ -51,10 +57,24 @@ class Inputs:
     rows: Int
     units: Int
     digests: Int | None
+    copies: Int | None
     splits: list[str | None] | None
     duplicates: int
     groups: int | None
+    near: NearDuplicates | None
     notes: tuple[str, ...]
+
+    @property
+    def bound(self) -> bool:
+        """Whether any two rows stay together."""
+        return int(self.units.max()) + 1 < len(self.units)
+
+    def unbound(self) -> Inputs:
+        """Return the same as if no row belonged to another."""
+        alone = np.arange(len(self.units))
+        return replace(
+            self, units=alone, digests=None, copies=None, duplicates=0, groups=None, near=None
+        )
 
 
 def checked(
@@ -64,13 +84,17 @@ def checked(
     groups: Any = None,
     digests: Any = None,
     splits: Any = None,
+    near: float | NearDuplicates | None = None,
 ) -> Inputs:
     """Check what a caller gave and leave out rows without a label.
+
+    `near` is the cosine similarity of near-duplicates, or those of all rows.
 
     Raises
     ------
     EvaluationError
-        Lengths that differ, features that aren't finite or all constant, float labels, one class.
+        Lengths that differ, features that aren't finite or all constant, float labels, one class,
+        near-duplicates that leave nothing to be told apart.
     """
     features = _features(X)
     if isinstance(y, str) or not np.iterable(y) or getattr(y, "ndim", 1) != 1:
@@ -106,19 +130,55 @@ def checked(
         seen = digest_codes[digest_codes >= 0]
         duplicates = len(seen) - len(np.unique(seen))
         notes += _contradictions(digest_codes, codes, classes, rows)
+    alike = _near(near, features, rows, classes, codes)
+    labelings = (digest_codes, None if alike is None else alike.cluster)
     return Inputs(
         X=features,
         y=y_known,
         codes=codes,
         classes=classes,
         rows=rows,
-        units=units_of(len(rows), group_codes, digest_codes),
+        units=units_of(len(rows), group_codes, *labelings),
         digests=digest_codes,
+        copies=None if digest_codes is None and alike is None else units_of(len(rows), *labelings),
         splits=None if splits is None else [_split(splits[i]) for i in rows],
         duplicates=duplicates,
         groups=None if group_codes is None else len(np.unique(group_codes[group_codes >= 0])),
+        near=alike,
         notes=tuple(notes),
     )
+
+
+def _near(
+    near: float | NearDuplicates | None,
+    features: Array | Blocks,
+    rows: Int,
+    classes: Array,
+    codes: Int,
+) -> NearDuplicates | None:
+    if near is None:
+        return None
+    if isinstance(features, Blocks):
+        raise EvaluationError(
+            "near-duplicates are looked for in memory, where the features don't fit; give more "
+            "memory, or leave them out."
+        )
+    found = near.take(rows) if isinstance(near, NearDuplicates) else near_duplicates(features, near)
+    in_cluster = found.cluster >= 0
+    sizes = np.bincount(found.cluster[in_cluster], minlength=1)
+    joined = ""
+    if 2 * sizes.max() >= len(rows):
+        joined = f"{sizes.max()} of {len(rows)} images ({sizes.max() / len(rows):.0%})"
+    for c, name in enumerate(classes):
+        own = found.cluster[codes == c]
+        if not joined and len(own) > 1 and own[0] >= 0 and (own == own[0]).all():
+            joined = f"all {len(own)} images of class {str(name)!r}"
+    if joined:
+        raise EvaluationError(
+            f"near-duplicates at a similarity of {found.threshold:g} join {joined} in one cluster; "
+            "raise the threshold."
+        )
+    return found
 
 
 def _missing(label: Any) -> bool:
@@ -129,7 +189,9 @@ def _split(value: Any) -> str | None:
     return None if _missing(value) or value == "" else str(value)
 
 
-def _features(X: Any) -> Array:
+def _features(X: Any) -> Any:
+    if isinstance(X, Blocks):
+        return X
     try:
         features = np.asarray(X)
     except ValueError as error:
@@ -160,10 +222,14 @@ def _labels(labels: Sequence[Any]) -> Array:
     raise EvaluationError(f"labels are all text or all whole numbers, not {', '.join(kinds)}.")
 
 
-def _feature_notes(features: Array, rows: Int) -> list[str]:
-    low, high = features.min(axis=0), features.max(axis=0)  # NaN and infinities show in these
+def _feature_notes(features: Array | Blocks, rows: Int) -> list[str]:
+    parts = features if isinstance(features, Blocks) else (features,)
+    ends = [(part.min(axis=0), part.max(axis=0)) for part in parts]
+    low = np.min([least for least, _ in ends], axis=0)  # NaN and infinities show in these
+    high = np.max([most for _, most in ends], axis=0)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        whole = np.concatenate([np.isfinite(part).all(axis=1) for part in parts])
+        bad = np.flatnonzero(~whole)
         raise EvaluationError(
             f"{len(bad)} of {len(features)} rows of features hold NaN or infinity, the first is "
             f"row {rows[bad[0]]}; leave these rows out or compute them anew."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,21 +11,41 @@ import numpy.typing as npt
 
 from featbank.evaluation.folds import Int
 
-__all__ = ["METRICS", "TOP", "Estimate", "Meter", "bootstrap", "corrected_t", "wilson"]
+__all__ = [
+    "CALIBRATION",
+    "METRICS",
+    "TOP",
+    "Estimate",
+    "Meter",
+    "bootstrap",
+    "corrected_t",
+    "percentiles",
+    "resampled",
+    "wilson",
+]
 
 Array = npt.NDArray[Any]
 
 METRICS = {
+    "map": "mAP",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
     "macro_f1": "macro F1",
-    "log_loss": "log loss",
+    "micro_f1": "micro F1",
+    "subset_accuracy": "all right",
     "roc_auc": "ROC AUC",
     "top5_accuracy": "top-5",
+    "log_loss": "log loss",
+    "brier": "Brier",
+    "ece": "ECE",
 }
-"""Names of the metrics and their titles in a table."""
+"""Names of the metrics and their titles in a table; some are of several labels an image alone."""
+
+CALIBRATION = ("log_loss", "brier", "ece")
+"""Those that judge probabilities: the lower, the better."""
 
 TOP = 5
+BINS = 15
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
@@ -80,9 +100,15 @@ class Meter:
         self.n_classes = n_classes
         self._losses: Array | None = None
         if probability is not None:
-            own = probability[np.arange(len(y)), y] / probability.sum(axis=1)
-            eps = float(np.finfo(probability.dtype).eps)
-            self._losses = -np.log(np.clip(own.astype(np.float64), eps, 1.0))
+            share = probability / probability.sum(axis=1, keepdims=True)
+            own = share[np.arange(len(y)), y].astype(np.float64)
+            self._losses = -np.log(np.clip(own, float(np.finfo(share.dtype).eps), 1.0))
+            share = share.astype(np.float64)
+            self._squares = (share**2).sum(axis=1) - 2 * own + 1
+            top = share.argmax(axis=1)
+            confidence = share[np.arange(len(y)), top]
+            self._gap = (top == y) - confidence
+            self._bin = np.clip(np.ceil(confidence * BINS).astype(np.intp) - 1, 0, BINS - 1)
         self._hits: Array | None = None
         self._ranked: list[tuple[int, Array, Array]] = []
         if scores is not None:
@@ -99,10 +125,19 @@ class Meter:
         """Return the metrics that are defined, by name.
 
         Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over
-        those that occur or were predicted; log loss needs probabilities, clipped at their type's
-        epsilon; ROC AUC needs scores and, with more than two classes, is the mean of
-        each class that occurs against the rest, ranked by probability where there is one; top-5
-        needs scores and more than ten classes.
+        those that occur or were predicted; ROC AUC needs scores and, with more than two classes,
+        is the mean of each class that occurs against the rest, ranked by probability where there
+        is one; top-5 needs scores and more than ten classes.
+
+        Probabilities have a log loss, clipped at their type's epsilon; a Brier score, the sum over
+        classes of ``(p_k - [y = k])**2``, from 0 to 2; and an expected calibration error (ECE), in
+        15 equally wide bins of the highest probability. The ECE of few rows is above 0 though the
+        probabilities be right: compare it at equal numbers of rows only.
+
+        References
+        ----------
+        G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
+        Review 78 (1950). C. Guo et al., "On calibration of modern neural networks", ICML (2017).
         """
         w = np.ones(len(self.y)) if weights is None else weights
         total = w.sum()
@@ -118,6 +153,9 @@ class Meter:
         }
         if self._losses is not None:
             found["log_loss"] = w @ self._losses / total
+            found["brier"] = w @ self._squares / total
+            gaps = np.bincount(self._bin, w * self._gap, minlength=BINS)
+            found["ece"] = np.abs(gaps).sum() / total
         areas = [_area(w[order], (self.y == c)[order], starts) for c, order, starts in self._ranked]
         areas = [area for area in areas if not np.isnan(area)]
         if areas:
@@ -180,28 +218,49 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
-def bootstrap(meter: Meter, units: Int, *, seed: int) -> dict[str, tuple[float, float]]:
+def bootstrap(
+    meter: Callable[..., dict[str, float]], units: Int, *, seed: int
+) -> dict[str, tuple[float, float]]:
     """Return the 95 % percentile interval of each metric over images drawn with replacement.
 
-    Rows of one unit are drawn together: they are one observation. 1,000 resamples.
+    Rows of one unit are drawn together: they are one observation. 1,000 resamples. Resamples have
+    fewer distinct images, and with them a larger ECE: its interval is moved so that its median is
+    the ECE of the rows as they are.
 
     References
     ----------
     B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+    """
+    drawn = resampled(meter, units, seed=seed)
+    if "ece" in drawn:
+        drawn["ece"] = drawn["ece"] + meter()["ece"] - np.median(drawn["ece"])
+    return {name: percentiles(values) for name, values in drawn.items()}
+
+
+def resampled(meter: Callable[..., dict[str, float]], units: Int, *, seed: int) -> dict[str, Array]:
+    """Return the metrics of 1,000 resamples of units, arrays of shape (1000,), by name.
+
+    Equal units and seeds give equal resamples, so that differences of two meters are paired. NaN
+    where a resample has no such metric; empty where there is one unit.
     """
     unit = np.unique(units, return_inverse=True)[1]
     n = int(unit.max()) + 1
     if n < 2:
         return {}
     random = np.random.default_rng(seed)
-    drawn: dict[str, list[float]] = {}
-    for _ in range(RESAMPLES):
+    drawn = {name: np.full(RESAMPLES, np.nan) for name in meter()}
+    for i in range(RESAMPLES):
         times = np.bincount(random.integers(n, size=n), minlength=n)
         for name, value in meter(times[unit].astype(np.float64)).items():
-            drawn.setdefault(name, []).append(value)
+            drawn[name][i] = value
+    return drawn
+
+
+def percentiles(values: Array) -> tuple[float, float]:
+    """Return the ends of the 95 % in the middle of values, NaN left out."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    ends = {name: np.percentile(values, [tail, 100 - tail]) for name, values in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _ranked(scores: Array) -> tuple[Array, Array]:

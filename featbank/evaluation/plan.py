@@ -11,7 +11,7 @@ from featbank.errors import EvaluationError, nearest
 from featbank.evaluation.folds import Int, deal, hold_out, units_per_class
 from featbank.evaluation.inputs import Inputs
 
-__all__ = ["FOLDS", "INNER_FOLDS", "Part", "Plan", "plan", "plan_final"]
+__all__ = ["FOLDS", "INNER_FOLDS", "Part", "Plan", "plan", "plan_final", "plan_naive"]
 
 FOLDS = 5
 INNER_FOLDS = 3
@@ -50,12 +50,15 @@ class Plan:
     clean : Part or None
         For given splits with duplicates across them: the same without those rows in training.
     notes : tuple of str
+    cv : int, float or None
+        The number of folds that were made or the share held out; None for given splits.
     """
 
     protocol: str
     parts: tuple[Part, ...]
     clean: Part | None = None
     notes: tuple[str, ...] = field(default=())
+    cv: int | float | None = None
 
 
 def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Plan:
@@ -79,6 +82,17 @@ def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Pl
                 "or give other splits or groups."
             )
     return made
+
+
+def plan_naive(
+    data: Inputs, made: Plan, *, repeats: int, seed: int
+) -> tuple[tuple[Part, ...], str]:
+    """Decide the parts as if no row belonged to another; without any, say why there are none."""
+    if made.cv is None:
+        return (), "the splits were given, and stand as they are."
+    if not data.bound:
+        return (), "no image is bound to another, so that naive folds would score the same."
+    return _made(data.unbound(), made.cv, repeats, seed).parts, ""
 
 
 def plan_final(data: Inputs, *, seed: int) -> Part:
@@ -117,6 +131,8 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
     least = int(per_class.argmin())
     few, name = int(per_class[least]), str(data.classes[least])
     kind = "groups" if data.groups is not None else "different images"
+    if data.near is not None and data.near.clusters:
+        kind += " (near-duplicates counted once)"
     if few < 2:
         raise EvaluationError(
             f"class {name!r} has too few {kind} ({few}) to be both learned from and scored on; add "
@@ -131,6 +147,7 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
             random = np.random.default_rng([seed, repeat])
             held = hold_out(data.codes, data.units, cv, random)
             parts.append(_part(data, ~held, held, seed))
+        made: int | float = cv
         protocol = f"{cv:.0%} of each class held out"
     else:
         k = min(FOLDS, few) if cv is None else int(cv)
@@ -146,10 +163,10 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
         for repeat in range(repeats):
             fold = deal(data.codes, data.units, k, np.random.default_rng([seed, repeat]))
             parts += [_part(data, fold != f, fold == f, seed) for f in range(k)]
-        protocol = f"stratified {k}-fold cross-validation"
+        made, protocol = k, f"stratified {k}-fold cross-validation"
     if repeats > 1:
         protocol += f", {repeats} repeats"
-    return Plan(protocol, tuple(parts), notes=tuple(notes))
+    return Plan(protocol, tuple(parts), notes=tuple(notes), cv=made)
 
 
 def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan | None:
@@ -194,7 +211,7 @@ def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Pla
     clean = _without_duplicates(data, part)
     if clean is not None:
         notes.append(
-            f"{len(part.train) - len(clean.train)} images to learn from have the bytes of an image "
+            f"{len(part.train) - len(clean.train)} images to learn from {_kinship(data)} an image "
             f"of {scored_name}; the score without them stands beside."
         )
     counts = f"learned from {len(part.train)}, scored on {len(part.test)} of {scored_name}"
@@ -255,10 +272,9 @@ def _inner(
 
 
 def _without_duplicates(data: Inputs, part: Part) -> Part | None:
-    if data.digests is None:
+    if data.copies is None:
         return None
-    scored = data.digests[part.test]
-    leaks = np.isin(data.digests[part.train], scored[scored >= 0])
+    leaks = np.isin(data.copies[part.train], data.copies[part.test])
     if not leaks.any():
         return None
     position = np.cumsum(~leaks) - 1
@@ -267,3 +283,7 @@ def _without_duplicates(data: Inputs, part: Part) -> Part | None:
     )
     usable = all(len(fit) and len(score) for fit, score in inner)
     return Part(part.train[~leaks], part.test, inner if usable else ())
+
+
+def _kinship(data: Inputs) -> str:
+    return "have the bytes of" if data.near is None else "are copies or near-duplicates of"

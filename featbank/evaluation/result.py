@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featbank.evaluation.metrics import Estimate
+from featbank.evaluation.neighbours import NearDuplicates
 
 __all__ = ["EvaluationResult", "HeadResult", "PerClass", "Predictions"]
 
@@ -28,6 +30,8 @@ class Predictions:
     y_true, y_pred : ndarray of shape (m,), intp
         Positions in the result's `classes`.
     scores, probability : ndarray of shape (m, K), or None
+    unit : ndarray of shape (m,), intp
+        Rows of equal unit are one observation: duplicates, near-duplicates, a group.
     """
 
     rows: Array
@@ -36,6 +40,7 @@ class Predictions:
     y_pred: Array
     scores: Array | None
     probability: Array | None
+    unit: Array
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class HeadResult:
     ----------
     head : str
     metrics : dict of str to Estimate
-        accuracy, balanced_accuracy, macro_f1, and log_loss, roc_auc, top5_accuracy where defined.
+        accuracy, balanced_accuracy, macro_f1, and where defined roc_auc, top5_accuracy, log_loss,
+        brier, ece; see `featbank.evaluation.metrics.Meter`.
     best_params : dict
         What was chosen: by most folds, until a final fit's choice stands in its place.
     fold_params : tuple of dict
@@ -80,6 +86,14 @@ class HeadResult:
         Time of fitting, choosing and predicting, summed over folds.
     without_duplicates : dict of str to Estimate, or None
         With given splits: the metrics of a fit without the images whose bytes are scored on.
+    calibrated : {"platt", "temperature"} or None
+        How probabilities were calibrated.
+    uncalibrated : dict of str to Estimate, or None
+        Where they were: log_loss, brier and ece of the head's own, where it has any.
+    naive : dict of str to Estimate, or None
+        With `show_leak`: the metrics in folds that tear duplicates and groups apart.
+    fold_learned : tuple of dict
+        The temperature and the threshold of each fold, where they were asked for.
     notes : tuple of str
     classifier : str or None
         Path of the file, once one is written.
@@ -93,6 +107,10 @@ class HeadResult:
     predictions: Predictions = field(repr=False)
     seconds: float
     without_duplicates: dict[str, Estimate] | None = None
+    calibrated: str | None = None
+    uncalibrated: dict[str, Estimate] | None = None
+    naive: dict[str, Estimate] | None = None
+    fold_learned: tuple[dict[str, float], ...] = ()
     notes: tuple[str, ...] = ()
     classifier: str | None = None
 
@@ -104,7 +122,6 @@ class HeadResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         per_class = self.per_class
-        clean = self.without_duplicates
         return {
             "head": self.head,
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
@@ -119,7 +136,11 @@ class HeadResult:
                 for name in ("precision", "recall", "f1", "support")
             },
             "confusion": self.confusion.tolist(),
-            "without_duplicates": clean and {name: e.to_dict() for name, e in clean.items()},
+            "without_duplicates": _estimates(self.without_duplicates),
+            "calibrated": self.calibrated,
+            "uncalibrated": _estimates(self.uncalibrated),
+            "naive": _estimates(self.naive),
+            "fold_learned": list(self.fold_learned),
             "notes": list(self.notes),
         }
 
@@ -144,6 +165,14 @@ class EvaluationResult:
         How many groups were kept together; None where none were given.
     notes : tuple of str
         What a reader of the scores should know.
+    near_duplicates : NearDuplicates or None
+        What was found, where it was asked for; of all rows that were given.
+    class_sizes : tuple of int
+        Labelled rows of each class.
+    repeats : int
+    ratio : float
+        Rows scored on over rows learned from, the mean over folds.
+    random_state : int
     """
 
     heads: tuple[HeadResult, ...]
@@ -154,6 +183,11 @@ class EvaluationResult:
     duplicates: int = 0
     groups: int | None = None
     notes: tuple[str, ...] = ()
+    near_duplicates: NearDuplicates | None = None
+    class_sizes: tuple[int, ...] = ()
+    repeats: int = 1
+    ratio: float = 0.0
+    random_state: int = 0
 
     def __getitem__(self, head: str) -> HeadResult:
         """Return the result of the head of this name."""
@@ -162,8 +196,57 @@ class EvaluationResult:
                 return found
         raise KeyError(f"{head!r} is none of {', '.join(h.head for h in self.heads)}")
 
+    @property
+    def imbalanced(self) -> bool:
+        """Whether the largest class has ten times the images of the smallest, or more."""
+        return bool(self.class_sizes) and max(self.class_sizes) >= 10 * min(self.class_sizes)
+
+    def compare(self, a: str, b: str, metric: str = "accuracy") -> Estimate:
+        """Return by how much a metric of head `a` is above that of head `b`.
+
+        Both were scored on the same rows, so that the difference is taken fold by fold, or with one
+        test set resample by resample. Its 95 % interval is narrower than two intervals side by side
+        would suggest; where it leaves out 0, the heads differ. Of log_loss, brier and ece the lower
+        one is the better.
+
+        Raises
+        ------
+        KeyError
+            No head bears this name.
+        EvaluationError
+            One of the heads has no such metric.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from featbank import cross_validate
+        >>> X, y = load_iris(return_X_y=True)
+        >>> found = cross_validate(X, y, ["ridge", "lda"], tune=False).compare("lda", "ridge")
+        >>> found.low > 0
+        True
+        """
+        from featbank.evaluation.comparison import differences
+
+        return differences(self, self[a], self[b], [metric])[metric]
+
+    @cached_property
+    def best(self) -> HeadResult:
+        """The head with the highest accuracy, where `imbalanced` balanced accuracy."""
+        criterion = "balanced_accuracy" if self.imbalanced else "accuracy"
+        return max(self.heads, key=lambda head: head.metrics[criterion].mean)
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, Estimate]]:
+        """Of each head but the best: by how much its metrics are above those of the best."""
+        from featbank.evaluation.comparison import COMPARED, differences
+
+        shared = [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
+        others = (head for head in self.heads if head is not self.best)
+        return {head.head: differences(self, head, self.best, shared) for head in others}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, as ``featbank fit --json`` prints it."""
+        near = self.near_duplicates
         return {
             "heads": [head.to_dict() for head in self.heads],
             "protocol": self.protocol,
@@ -172,6 +255,12 @@ class EvaluationResult:
             "classes": list(self.classes),
             "duplicates": self.duplicates,
             "groups": self.groups,
+            "near_duplicates": near
+            and {"threshold": near.threshold, "clusters": near.clusters, "images": near.images},
+            "class_sizes": list(self.class_sizes),
+            "repeats": self.repeats,
+            "best": self.best.head,
+            "differences": {head: _estimates(found) for head, found in self.differences.items()},
             "notes": list(self.notes),
         }
 
@@ -183,6 +272,10 @@ class EvaluationResult:
 
     def __str__(self) -> str:
         return self.table()
+
+
+def _estimates(found: dict[str, Estimate] | None) -> dict[str, Any] | None:
+    return None if found is None else {name: one.to_dict() for name, one in found.items()}
 
 
 def _ratio(part: Array, whole: Array) -> Array:

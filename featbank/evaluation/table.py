@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featbank.evaluation.metrics import METRICS, Estimate
+from featbank.evaluation.labelresult import LabelFigures, LabelResult
+from featbank.evaluation.metrics import CALIBRATION, METRICS, Estimate
 from featbank.evaluation.result import EvaluationResult, HeadResult
 
 __all__ = ["render"]
@@ -17,10 +18,12 @@ MOST_CONFUSED = 10
 
 def render(result: EvaluationResult, *, details: bool) -> str:
     """Return the table of heads, and with `details` each head's classes and confusions."""
-    blocks = [_summary(result)]
+    blocks = [_summary(result), *_differences(result), *_calibration(result)]
     if details:
         for head in result.heads:
-            blocks += [_classes(result, head), _confusion(result, head)]
+            blocks.append(_classes(result, head))
+            if head.confusion.size:
+                blocks.append(_confusion(result, head))
     notes = [*result.notes, *(f"{h.head}: {note}" for h in result.heads for note in h.notes)]
     if notes:
         blocks.append("\n".join(f"note: {note}" for note in notes))
@@ -28,19 +31,33 @@ def render(result: EvaluationResult, *, details: bool) -> str:
 
 
 def _summary(result: EvaluationResult) -> str:
-    held = [f"{result.images} images", f"{len(result.classes)} classes"]
+    kind = "labels" if isinstance(result, LabelResult) else "classes"
+    held = [f"{result.images} images", f"{len(result.classes)} {kind}"]
     if result.groups is not None:
         held.append(f"{result.groups} groups kept together")
     if result.duplicates:
         held.append(f"{result.duplicates} duplicate" + "s" * (result.duplicates > 1))
+    near = result.near_duplicates
+    if near is not None:
+        held.append(
+            f"{near.images} near-duplicates in {near.clusters} clusters (from {near.threshold:g})"
+        )
     word = "mean" if result.folds > 1 else "score"
     names = [name for name in METRICS if any(name in h.metrics for h in result.heads)]
+    names = [name for name in names if name not in CALIBRATION]
+    if result.imbalanced:
+        names.sort(key="accuracy".__eq__)
+        names.sort(key=lambda name: name not in ("balanced_accuracy", "macro_f1"))
     rows = [["head", *(METRICS[name] for name in names), "seconds", "chosen"]]
     for head in result.heads:
-        chosen = ", ".join(f"{k.rpartition('__')[2]}={v}" for k, v in head.best_params.items())
+        settings = [f"{k.rpartition('__')[2]}={v}" for k, v in head.best_params.items()]
+        settings += [f"threshold={value:.2g}" for value in _learned(head, "threshold")]
+        chosen = ", ".join(settings)
         rows.append(_line(head.head, head.metrics, names, f"{head.seconds:.1f}", chosen))
         if head.without_duplicates is not None:
             rows.append(_line("  no duplicates", head.without_duplicates, names, "", ""))
+        if head.naive is not None:
+            rows.append(_line("  naive folds", head.naive, names, "", ""))
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
     return "\n".join(
@@ -53,25 +70,60 @@ def _summary(result: EvaluationResult) -> str:
     )
 
 
+def _learned(head: HeadResult, name: str) -> list[float]:
+    """Return the mean over folds of a temperature or a threshold, if there is one."""
+    values = [found[name] for found in head.fold_learned if name in found]
+    return [float(np.mean(values))] if values else []
+
+
+def _differences(result: EvaluationResult) -> list[str]:
+    """Return the block that compares every head with the best one, where there are several."""
+    if len(result.heads) < 2:
+        return []
+    names = list(next(iter(result.differences.values())))
+    rows = [["head", *(METRICS[name] for name in names)]]
+    for head, found in result.differences.items():
+        rows.append([head, *(_estimate(found[name], sign="+") for name in names)])
+    where = "fold by fold" if result.folds > 1 else "on the same images"
+    title = f"difference to {result.best.head}, {where}; an interval without 0 tells heads apart"
+    return ["\n".join([title, "", *_aligned(rows)])]
+
+
+def _calibration(result: EvaluationResult) -> list[str]:
+    """Return the block of probabilities: how good they are, and were before calibration."""
+    rows = [["probabilities", *(METRICS[name] for name in CALIBRATION)]]
+    for head in result.heads:
+        own = head.metrics if head.calibrated is None else head.uncalibrated
+        if own is not None and any(name in own for name in CALIBRATION):
+            rows.append(_line(head.head, own, CALIBRATION))
+        if head.calibrated is not None:
+            how = head.calibrated.replace("platt", "Platt")
+            how += "".join(f" {value:.2f}" for value in _learned(head, "temperature"))
+            rows.append(_line(f"{head.head}, {how}", head.metrics, CALIBRATION))
+    return ["\n".join(_aligned(rows))] if len(rows) > 1 else []
+
+
 def _line(
-    title: str, metrics: dict[str, Estimate], names: Sequence[str], seconds: str, chosen: str
+    title: str, metrics: dict[str, Estimate], names: Sequence[str], *further: str
 ) -> list[str]:
     cells = [_estimate(metrics[name]) if name in metrics else "-" for name in names]
-    return [title, *cells, seconds, chosen]
+    return [title, *cells, *further]
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: Estimate, *, sign: str = "") -> str:
     half = max(estimate.mean - estimate.low, estimate.high - estimate.mean)
-    return f"{estimate.mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
+    return f"{estimate.mean:{sign}.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
 
 
 def _classes(result: EvaluationResult, head: HeadResult) -> str:
     figures = head.per_class
-    rows = [[head.head, "precision", "recall", "F1", "images"]]
-    columns = zip(figures.precision, figures.recall, figures.f1, figures.support, strict=True)
-    for name, (precision, recall, f1, support) in zip(result.classes, columns, strict=True):
-        ratios = ["-" if np.isnan(v) else f"{v:.3f}" for v in (precision, recall, f1)]
-        rows.append([name, *ratios, str(support)])
+    columns = {"precision": figures.precision, "recall": figures.recall, "F1": figures.f1}
+    if isinstance(figures, LabelFigures):
+        columns = {"AP": figures.average_precision, **columns}
+    rows = [[head.head, *columns, "images"]]
+    for c, name in enumerate(result.classes):
+        ratios = ["-" if np.isnan(v[c]) else f"{v[c]:.3f}" for v in columns.values()]
+        rows.append([name, *ratios, str(figures.support[c])])
     return "\n".join(_aligned(rows))
 
 

@@ -32,7 +32,9 @@ from featbank.heads.soundness import complaint
 __all__ = ["TRUSTED_TYPES", "check_end", "dump_head", "load_head"]
 
 TRUSTED_TYPES = (
+    "featbank.heads.adjusted.AdjustedHead",
     "featbank.heads.mlp.MLPHead",
+    "featbank.heads.multilabel.OneVsRestHead",
     "sklearn.calibration.CalibratedClassifierCV",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
@@ -80,7 +82,7 @@ def dump_head(text: str, head: Any) -> bytes:
     ClassifierError
         The estimator holds what can't be saved without pickle, or it is a plain head.
     """
-    if isinstance(head, PlainHead):
+    if isinstance(getattr(head, "estimator", head), PlainHead):
         raise ClassifierError(
             "a head that was loaded as a plain one can't be saved; copy its file."
         )

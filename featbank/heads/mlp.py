@@ -1,4 +1,4 @@
-"""`MLPHead`: a small neural network on features, trained with torch, kept as plain arrays."""
+"""`MLPHead`: a small neural network on features, kept as plain arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from featbank.backbones.device import likely_device
 from featbank.heads.plain import forward, softmax
+from featbank.heads.streaming import Blocks
+from featbank.heads.training import Perceptron, batches, train
 
 __all__ = ["MLPHead"]
 
@@ -25,8 +28,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):
 
     The head that transfer-learning tutorials teach: fully connected layers with ReLU and dropout,
     trained by Adam on the cross-entropy. A part of the rows is held out; training stops when the
-    loss on it no longer falls, and the weights of its lowest value are kept. torch (through
-    skorch) is needed to fit, NumPy alone to predict.
+    loss on it no longer falls, and the weights of its lowest value are kept. NumPy alone trains it
+    on a CPU, torch on a GPU; NumPy predicts.
 
     Parameters
     ----------
@@ -46,8 +49,11 @@ class MLPHead(ClassifierMixin, BaseEstimator):
         Epochs without improvement before training stops.
     class_weight : {"balanced"}, dict or None, default=None
     random_state : int, RandomState instance or None, default=None
-        The same seed gives the same network on the same machine. torch's global generator is
-        left as it was.
+        The same seed gives the same network on the same machine and device. The global
+        generators of NumPy and torch are left as they were.
+    device : str or None, default=None
+        What it is trained on: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; by default CUDA where
+        there is one, else the CPU.
 
     Attributes
     ----------
@@ -87,6 +93,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):
         patience: int = 10,
         class_weight: str | Mapping[Any, float] | None = None,
         random_state: int | np.random.RandomState | None = None,
+        device: str | None = None,
     ) -> None:
         self.hidden = hidden
         self.dropout = dropout
@@ -98,6 +105,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):
         self.patience = patience
         self.class_weight = class_weight
         self.random_state = random_state
+        self.device = device
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPHead:
         """Train on features of shape (n, d) and labels of shape (n,).
@@ -107,33 +115,50 @@ class MLPHead(ClassifierMixin, BaseEstimator):
         ValueError
             On a parameter out of its range, one class only, or features that aren't finite.
         """
-        from featbank.heads.training import train
-
-        sizes = self._validated_sizes()
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float32)
+        return self._fit(X, y, weights)
+
+    def fit_blocks(self, X: Blocks, y: Any, sample_weight: Array | None = None) -> MLPHead:
+        """Train on features that are read in blocks, as `fit` does on those in memory.
+
+        Parameters
+        ----------
+        X : Blocks
+        y : ndarray of shape (n,)
+        sample_weight : ndarray of shape (n,), optional
+        """
+        self.n_features_in_ = X.shape[1]
+        weights = np.ones(len(y)) if sample_weight is None else sample_weight
+        return self._fit(X, np.asarray(y), weights.astype(np.float32))
+
+    def _fit(self, X: Any, y: Array, weights: Array) -> MLPHead:
+        sizes = self._validated_sizes()
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"MLPHead needs at least two classes; y has one class, {y[0]!r}.")
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float32)
         if self.class_weight is not None:
             weights = weights * compute_sample_weight(self.class_weight, y).astype(np.float32)
 
         random = check_random_state(self.random_state)
         train_rows, held_out = self._hold_out(codes, random)
         self.n_held_out_ = len(held_out)
-        network = train(
-            (X, codes.astype(np.int64), weights),
-            train_rows,
-            held_out,
-            layers=(X.shape[1], *sizes, len(self.classes_)),
+        net = Perceptron(
+            (X.shape[1], *sizes, len(self.classes_)),
             dropout=self.dropout,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
+            seed=int(random.randint(np.iinfo(np.int32).max)),
+            device=_device(self.device),
+        )
+        data = (net.put(X), codes.astype(np.int64), weights)
+        network = train(
+            net,
+            lambda random: batches(data, train_rows, self.batch_size, random),
+            (lambda: batches(data, held_out)) if len(held_out) else None,
             max_epochs=self.max_epochs,
             patience=self.patience,
-            seed=int(random.randint(np.iinfo(np.int32).max)),
         )
         self.coefs_ = network.coefs
         self.intercepts_ = network.intercepts
@@ -188,3 +213,10 @@ class MLPHead(ClassifierMixin, BaseEstimator):
             if not good:
                 raise ValueError(f"MLPHead's {name} is {wanted}, not {getattr(self, name)!r}.")
         return tuple(int(s) for s in sizes)
+
+
+def _device(word: str | None) -> str:
+    """Return the device to train on; torch is imported only where there may be a GPU."""
+    found = likely_device(word or "auto")
+    # Batches this small run sooner on a CPU than on a GPU that shares its memory.
+    return "cpu" if word is None and found == "mps" else found

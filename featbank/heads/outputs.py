@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.heads.streaming import Blocks
+
 __all__ = ["Outputs", "outputs"]
 
 Array = npt.NDArray[Any]
@@ -26,15 +28,26 @@ class Outputs:
         probabilities; None where the head has neither.
     probability : ndarray of shape (n, K), float, or None
         None where the head has none.
+    labels : ndarray of shape (n, K), bool, or None
+        Where a row may have several labels, those that it has; `codes` are of its highest score.
     """
 
     codes: Array
     scores: Array | None
     probability: Array | None
+    labels: Array | None = None
 
 
-def outputs(head: Any, X: Array) -> Outputs:
+def outputs(head: Any, X: Array | Blocks) -> Outputs:
     """Run a fitted scikit-learn classifier on features of shape (n, d)."""
+    if isinstance(X, Blocks):
+        parts = [outputs(head, block) for block in X]
+        return Outputs(
+            np.concatenate([part.codes for part in parts]),
+            _joined([part.scores for part in parts]),
+            _joined([part.probability for part in parts]),
+            _joined([part.labels for part in parts]),
+        )
     classes = np.asarray(head.classes_)
     probability = None
     if hasattr(head, "predict_proba"):
@@ -46,5 +59,14 @@ def outputs(head: Any, X: Array) -> Outputs:
             scores = np.column_stack([-scores, scores])
         if scores.shape[1] != len(classes):  # an SVC's one-against-one votes fit no class
             scores = probability
-    codes = np.searchsorted(classes, np.asarray(head.predict(X)))
+    told = np.asarray(head.predict(X))
+    if told.ndim == 2:
+        ranked = told if scores is None else scores
+        return Outputs(ranked.argmax(axis=1), scores, probability, told.astype(bool))
+    codes = np.searchsorted(classes, told)
     return Outputs(codes, scores, probability)
+
+
+def _joined(parts: list[Array | None]) -> Array | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None

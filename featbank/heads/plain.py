@@ -205,7 +205,7 @@ def plain_content(schema: Mapping[str, Any], read: Callable[[str], Array]) -> di
     """
     try:
         content: dict[str, Any] = _value(schema, read)
-        return {**content, "head": _head(content["head"])}
+        return {**content, "head": _read_anew(content["head"])}
     except Exception:  # a hostile file can raise nearly anything; the reader of all others judges
         return None
 
@@ -226,6 +226,18 @@ def _value(node: Mapping[str, Any], read: Callable[[str], Array]) -> Any:
         name = f"{node['__module__']}.{node['__class__']}"
         return name, SimpleNamespace(**_value(content, read))
     raise ValueError(loader)
+
+
+def _read_anew(found: tuple[str, SimpleNamespace]) -> Any:
+    """Return the plain head of a pipeline, or of one with a temperature or a threshold."""
+    from featbank.heads.adjusted import AdjustedHead
+
+    name, value = found
+    if name != f"{AdjustedHead.__module__}.{AdjustedHead.__name__}":
+        return _head(found)
+    return AdjustedHead(
+        _head(value.estimator), temperature=value.temperature, threshold=value.threshold
+    )
 
 
 def _head(found: tuple[str, SimpleNamespace]) -> PlainHead:

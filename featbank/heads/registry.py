@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.errors import HeadError, MissingDependency, UnknownHead, nearest
+from featbank.heads.choice import LAYER, LayerChoice
 
 __all__ = ["grid", "head_name", "list_heads", "make_head"]
 
@@ -112,6 +113,8 @@ def head_name(head: object) -> str:
 
     A pipeline bears the name of its last step's class.
     """
+    if isinstance(head, LayerChoice):
+        head = head.head
     if isinstance(head, str):
         return head
     steps = getattr(head, "steps", None)
@@ -161,6 +164,10 @@ def make_head(head: Any, *, random_state: int | None = None, **params: Any) -> A
     from sklearn.base import clone
     from sklearn.pipeline import make_pipeline
 
+    if isinstance(head, LayerChoice):
+        from featbank.heads.columns import with_choice
+
+        return with_choice(make_head(head.head, random_state=random_state, **params), head.blocks)
     if not isinstance(head, str):
         estimator = clone(_checked(head, head_name(head)))
     elif head in _HEADS:
@@ -199,6 +206,9 @@ def grid(head: Any, *, n_samples: int | None = None) -> Grid:
     >>> grid("knn", n_samples=7)
     {'kneighborsclassifier__n_neighbors': [1, 3, 5]}
     """
+    if isinstance(head, LayerChoice):
+        own = grid(head.head, n_samples=n_samples) if head.tune else {}
+        return {LAYER: list(head.blocks), **own}
     if not isinstance(head, str) or ("." in head and head not in _HEADS):
         return {}
     if head not in _HEADS:

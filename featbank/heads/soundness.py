@@ -71,13 +71,18 @@ def _estimators(head: Any) -> list[Any] | None:
 def _is_sound(part: Any) -> bool:
     """Tell whether arrays that compiled code indexes without a check agree with one another."""
     try:
-        if hasattr(part, "classes_"):
+        if type(part).__name__ == "OneVsRestHead":
+            return _is_sound_one_vs_rest(part)
+        # A pipeline's are those of its last step, which is a part itself.
+        if hasattr(part, "classes_") and type(part).__name__ != "Pipeline":
             classes = part.classes_
             # Sorted and distinct: predictions are found among them by bisection. No NaN is.
             if classes.ndim != 1 or not len(classes) or not (classes[1:] > classes[:-1]).all():
                 return False
             if classes.dtype.kind == "f" and not np.isfinite(classes).all():
                 return False
+        if type(part).__name__ == "AdjustedHead":
+            return _is_sound_adjustment(part)
         # Without its arrays it is not fitted, as what a calibrated head was cloned from.
         if type(part).__name__ == "SVC" and hasattr(part, "support_vectors_"):
             return is_sound_svc(part)
@@ -114,4 +119,26 @@ def is_sound_svc(part: Any) -> bool:
         and part._intercept_.shape == (pairs,)
         and part._probA.shape in ((0,), (pairs,))
         and part._probA.shape == part._probB.shape
+    )
+
+
+def _is_sound_adjustment(part: Any) -> bool:
+    numbers = [v for v in (part.temperature, part.threshold) if v is not None]
+    return bool(
+        all(isinstance(v, float) and np.isfinite(v) for v in numbers)
+        and (part.temperature is None or part.temperature > 0)
+        and (part.threshold is None or len(part.classes_) == 2)
+    )
+
+
+def _is_sound_one_vs_rest(part: Any) -> bool:
+    """Tell whether each label has a classifier of 0 and 1; those are looked at by themselves."""
+    names, fitted = part.classes_, part.estimators_
+    return bool(
+        names.ndim == 1
+        and len(names) > 0
+        and len(np.unique(names)) == len(names)
+        and isinstance(fitted, list)
+        and len(fitted) == len(names)
+        and all(np.array_equal(one.classes_, [0, 1]) for one in fitted)
     )

@@ -7,17 +7,23 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.data.splits import make_split
 from featbank.errors import DataError, EvaluationError, HeadError
+from featbank.heads.choice import LAYER, LayerChoice
+from featbank.workflows.labels import SEPARATOR, chosen_labels, chosen_weights, label_column
+from featbank.workflows.layers import layers_to_choose
+from featbank.workflows.predictions import check_table, write_predictions
+from featbank.workflows.room import select_fitting
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import EvaluationResult, HeadResult
 
-__all__ = ["fit"]
+__all__ = ["fit", "splits_of"]
 
 
 def fit(
@@ -26,8 +32,11 @@ def fit(
     *,
     recipe: str | None = None,
     layers: str | Sequence[str] | None = None,
+    choose_layer: bool = False,
     source: str | Sequence[str] | None = None,
     label: str | None = None,
+    positive: str | None = None,
+    multilabel: str | bool | None = None,
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
@@ -36,10 +45,17 @@ def fit(
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
-    calibrate: bool = False,
+    sample_weight: str | None = None,
+    calibrate: bool | str = False,
+    threshold: str | None = None,
     scoring: str = "accuracy",
+    near_duplicates: float | None = None,
+    show_leak: bool = False,
+    predictions: str | os.PathLike[str] | None = None,
     random_state: int = 0,
+    device: str | None = None,
     n_jobs: int | None = None,
+    memory: int | str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
@@ -53,16 +69,39 @@ def fit(
         As in `featbank.make_head`.
     recipe, layers, source
         Which features; needed only where the bank has several. See `featbank.Bank.features`.
+    choose_layer : bool, default=False
+        Choose one of the layers inside each fold, among the settings of the head, instead of
+        joining them; among all layers of the recipe where none are named. The classifier takes the
+        chosen one alone.
     label : str, optional
         Column of the source's table that is the label.
+    positive : str, optional
+        Two classes made of a column by a comparison (``"probability>0.5"``, ``"type==mono"``; any
+        of ``> >= < <= == !=``), named by it and by its opposite. Without a column (``">0.5"``) it
+        compares the label.
+    multilabel : str or True, optional
+        An image has several labels, with this sign between them; True is ``";"``. An empty cell
+        leaves the image out; a cell of the sign alone says that the image has none of the labels.
     classes, exclude : sequence of str
-        Only these classes; not these.
+        Only these classes; not these: other images are left out. With `positive` they mean the
+        column's values before they are compared. With `multilabel` they choose labels, and the
+        images stay, if need be with none: a word for "none" is best excluded.
     split : str, optional
         Made here: ``random:70/15/15``, ``first:60/10``, ``kfold:5``, ``group:80/20``; see
         `featbank.data.splits.make_split`. ``none`` ignores what the index says and
         cross-validates. By default the index's own splits are used where it has any.
-    cv, repeats, tune, params, class_weight, calibrate, scoring, random_state, n_jobs, progress
-        As in `featbank.cross_validate`.
+    sample_weight : str, optional
+        Column of the table that says how much an image counts in fitting; numbers from 0 up.
+    cv, repeats, tune, params, class_weight, calibrate, threshold, scoring, near_duplicates
+        As in `featbank.cross_validate`, as are `show_leak`, `random_state`, `device`,
+        `n_jobs`, `progress`.
+    predictions : path, optional
+        A CSV file for the predictions of images that a fit had not seen; see
+        `featbank.workflows.predictions.write_predictions`.
+    memory : int or str, optional
+        Bytes that may be taken, or a text as ``"4GB"``; by default nine tenths of what is
+        available. Features that don't fit are read in blocks by ``logreg`` and ``mlp``: other
+        heads are refused.
     out : path, optional
         A folder for ``<head>.skops`` files, or the name of the one file. None saves nothing.
 
@@ -82,35 +121,78 @@ def fit(
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     heads = list(head) if isinstance(head, list | tuple) else [head]
     targets = _targets(heads, out)
-    chosen = bank.select(
-        recipe,
-        layers.split(",") if isinstance(layers, str) else layers,
+    if predictions is not None:
+        check_table(predictions)
+    column = label_column(label, positive)
+    words = layers.split(",") if isinstance(layers, str) else layers
+    if choose_layer:
+        if multilabel:
+            raise EvaluationError("choose_layer takes one label an image; leave multilabel out.")
+        there = layers_to_choose(bank, recipe, words)
+        words = [name for name, _ in there.values()]
+        ends = accumulate((width for _, width in there.values()), initial=0)
+        blocks = dict(zip(there, pairwise(ends), strict=True))
+        heads, tune = [LayerChoice(one, blocks, tune) for one in heads], True
+    room = select_fitting(
+        bank,
+        heads,
+        memory=memory,
+        n_jobs=n_jobs,
+        recipe=recipe,
+        layer=words,
         source=source,
-        label=label,
+        label=column,
+        further=[] if sample_weight is None else [sample_weight],
     )
-    labels = _chosen_labels(chosen.labels, classes, exclude)
-    if not any(word is not None for word in labels):
-        raise DataError(
-            "no image of the bank has a label; give classes as subfolders, or a table with labels."
-        )
-    splits = _splits(chosen, labels, split, random_state)
+    chosen = room.selection
+    found = chosen_labels(
+        chosen.labels,
+        chosen.paths,
+        column=column,
+        positive=positive,
+        multilabel=SEPARATOR if multilabel is True else multilabel or None,
+        classes=classes,
+        exclude=exclude,
+    )
+    labels = found.y
+    splits = splits_of(chosen, found.strata, split, random_state)
     groups = chosen.groups if any(word is not None for word in chosen.groups) else None
-    options = {
+    options: dict[str, Any] = {
         "splits": splits,
         "groups": groups,
         "digests": chosen.digests,
         "tune": tune,
         "params": params,
         "class_weight": class_weight,
+        "sample_weight": None
+        if sample_weight is None
+        else chosen_weights(
+            chosen.further[sample_weight], labels, chosen.paths, column=sample_weight
+        ),
         "calibrate": calibrate,
+        "threshold": threshold,
         "scoring": scoring,
+        "near_duplicates": near_duplicates,
         "random_state": random_state,
+        "device": device,
     }
     result = cross_validate(
-        chosen.X, labels, heads, cv=cv, repeats=repeats, n_jobs=n_jobs, progress=progress, **options
+        chosen.X,
+        labels,
+        heads,
+        cv=cv,
+        repeats=repeats,
+        show_leak=show_leak,
+        n_jobs=room.n_jobs,
+        progress=progress,
+        **options,
     )
+    result = dataclasses.replace(result, notes=(*room.notes, *found.notes, *result.notes))
+    if predictions is not None:
+        write_predictions(predictions, result, chosen.paths)
     if out is None:
         return result
+    options["near_duplicates"] = result.near_duplicates  # found once
     saved = [
         _save(chosen, labels, name, one, result, target, options)
         for name, one, target in zip(heads, result.heads, targets, strict=True)
@@ -141,22 +223,10 @@ def _targets(heads: Sequence[Any], out: str | os.PathLike[str] | None) -> list[s
     return targets
 
 
-def _chosen_labels(
-    labels: Sequence[str | None], classes: Sequence[str] | None, exclude: Sequence[str]
-) -> list[str | None]:
-    from featbank.errors import nearest
-
-    known = {word for word in labels if word is not None}
-    for word in (*(classes or ()), *exclude):
-        if word not in known:
-            raise DataError(f"no image has the label {word!r}; {nearest(word, known)}")
-    wanted = (set(classes) if classes else known) - set(exclude)
-    return [word if word in wanted else None for word in labels]
-
-
-def _splits(
+def splits_of(
     chosen: Selection, labels: Sequence[str | None], split: str | None, seed: int
 ) -> list[str | None] | None:
+    """Return the split of each image, made as asked or the index's own; None: cross-validate."""
     if split == "none":
         return None
     if split is not None:
@@ -194,7 +264,7 @@ def _splits(
 
 def _save(
     chosen: Selection,
-    labels: Sequence[str | None],
+    labels: Sequence[Any],
     head: Any,
     scored: HeadResult,
     result: EvaluationResult,
@@ -203,12 +273,23 @@ def _save(
 ) -> HeadResult:
     from featbank.classifier import Classifier
     from featbank.evaluation.crossval import fit_final
+    from featbank.evaluation.labelresult import LabelResult
 
+    if isinstance(result, LabelResult):
+        labels = [None if own is None else own & set(result.classes) for own in labels]
     final = fit_final(chosen.X, labels, head, **options)
+    best_params, columns = final.best_params, chosen.columns
+    if isinstance(head, LayerChoice):  # once more, on the chosen layer alone
+        settings = dict(best_params)
+        layer = settings.pop(LAYER, next(iter(head.blocks)))
+        columns = (columns[list(head.blocks).index(layer)],)
+        fixed = {**options, "tune": False, "params": {**(options["params"] or {}), **settings}}
+        block = chosen.X[:, slice(*head.blocks[layer])]
+        final = fit_final(block, labels, head.head, **fixed)
     classifier = Classifier(
         recipe=chosen.recipe,
         request=chosen.request,
-        columns=chosen.columns,
+        columns=columns,
         classes=final.classes,
         head=final.estimator,
         head_name=scored.head,
@@ -217,13 +298,16 @@ def _save(
             "images": len(final.rows),
             "protocol": result.protocol,
             "scores": {name: estimate.to_dict() for name, estimate in scored.metrics.items()},
-            "best_params": scored.to_dict()["best_params"],
+            "best_params": dataclasses.replace(scored, best_params=best_params).to_dict()[
+                "best_params"
+            ],
+            **final.learned,
         },
     )
     classifier.save(target)
     return dataclasses.replace(
         scored,
-        best_params=final.best_params,
+        best_params=best_params,
         classifier=target,
         notes=tuple(dict.fromkeys((*scored.notes, *final.notes))),
     )

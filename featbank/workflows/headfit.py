@@ -17,6 +17,7 @@ from featbank.evaluation.fitting import choose
 from featbank.evaluation.inputs import checked
 from featbank.evaluation.plan import plan_final
 from featbank.heads.registry import grid, head_name, make_head
+from featbank.heads.weights import by_step
 
 __all__ = ["HeadFit", "plan_head_fit"]
 
@@ -90,25 +91,5 @@ def plan_head_fit(
             f"tune=True knows no grid for {head_name(head)}; give a head by its name, or search "
             "over head__... with scikit-learn's GridSearchCV."
         )
-    weights = {} if sample_weight is None else _by_step(estimator, head_name(head), sample_weight)
+    weights = {} if sample_weight is None else by_step(estimator, head_name(head), sample_weight)
     return HeadFit(head, estimator, tune, weights, seed)
-
-
-def _by_step(head: Any, name: str, sample_weight: Any) -> dict[str, Any]:
-    """Return weights as fit parameters of all steps that take them; the last one must.
-
-    Scaling without the weights that the classifier has would not be what repeated rows give.
-    """
-    from sklearn.utils.validation import has_fit_parameter
-
-    steps = getattr(head, "steps", None) or [("", head)]
-    if not has_fit_parameter(steps[-1][1], "sample_weight"):
-        raise HeadError(
-            f"head {name!r} takes no sample_weight; fit without it, or choose a head that does: "
-            "logreg, svm, linear-svm, ridge, mlp."
-        )
-    return {
-        f"{step}__sample_weight" if step else "sample_weight": sample_weight
-        for step, estimator in steps
-        if has_fit_parameter(estimator, "sample_weight")
-    }

@@ -25,10 +25,14 @@ __all__ = ["ImagePrediction", "PredictionResult", "predict"]
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """The most likely classes of one image, the predicted one first."""
+    """The most likely classes of one image, the predicted one first.
+
+    Where an image may have several labels, `labels` are those that it has, else None.
+    """
 
     path: str
     top: tuple[Prediction, ...]
+    labels: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -38,7 +42,8 @@ class ImagePrediction:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         top = [{"label": p.label, "probability": p.probability, "score": p.score} for p in self.top]
-        return {"path": self.path, **top[0], "top": top}
+        several = {} if self.labels is None else {"labels": list(self.labels)}
+        return {"path": self.path, **top[0], **several, "top": top}
 
 
 @dataclass(frozen=True)
@@ -125,9 +130,13 @@ def predict(
     found: Sequence[Sequence[Prediction]] = (
         classifier.top(embedded.features, top) if readable else []
     )
+    labels: Sequence[tuple[str, ...] | None] = [None] * len(readable)
+    if classifier.multilabel and readable:
+        labels = classifier.labels(embedded.features)
     return PredictionResult(
         predictions=tuple(
-            ImagePrediction(name, tuple(best)) for name, best in zip(readable, found, strict=True)
+            ImagePrediction(name, tuple(best), own)
+            for name, best, own in zip(readable, found, labels, strict=True)
         ),
         failed=tuple((names[row], reason) for row, reason in sorted(embedded.failures.items())),
         classifier=classifier,

@@ -130,7 +130,13 @@ def test_a_path_that_comes_twice_is_one_row(table):
 @pytest.mark.parametrize("second", ["dog,train", "cat,test", ",train"])
 def test_a_path_that_contradicts_itself_is_refused_with_both_lines(table, second):
     path = table(f"path,label,split\na.jpg,cat,train\n\nb c.jpg,cat,train\na.jpg,{second}\n")
-    with pytest.raises(DataError, match=r"a\.jpg.*line 2.*line 5.*several labels"):
+    with pytest.raises(DataError, match=r"a\.jpg.*line 2.*line 5.*keep one of the rows"):
+        scan(open_source(path))
+
+
+def test_two_labels_of_a_path_can_be_written_in_one_cell(table):
+    path = table("path,label\na.jpg,cat\na.jpg,dog\n")
+    with pytest.raises(DataError, match=r'one cell \("cat;dog"\) for --multilabel'):
         scan(open_source(path))
 
 

@@ -296,7 +296,7 @@ def with_value(value, *, everywhere=False):
         (X, NAMES, {"splits": np.where(Y == 1, "test", "train")}, "none to learn from"),
         (X, NAMES, {"head": []}, "no head"),
         (X, None, {}, "one class a row"),
-        (X, NAMES[:, None], {}, "one class a row"),
+        (X, NAMES[:, None], {}, "neither one class a row nor a matrix"),
         ([[1, 2], [3]], ["a", "b"], {}, "differ in length"),
         (X, NAMES, {"scoring": "acuracy"}, "did you mean accuracy"),
         (X, NAMES, {"random_state": None}, "whole number"),

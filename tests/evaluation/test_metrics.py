@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import t
 from sklearn import metrics as reference
 
-from featbank.evaluation.metrics import Meter, bootstrap, corrected_t
+from featbank.evaluation.metrics import Meter, bootstrap, corrected_t, resampled
 
 
 def made(n_classes, n=300, seed=0):
@@ -15,6 +15,21 @@ def made(n_classes, n=300, seed=0):
     scores[np.arange(n), y] += 0.5
     probability = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     return y, scores.argmax(axis=1), scores, probability, random.integers(0, 4, size=n) + 0.0
+
+
+def brier(y, probability, w):
+    return reference.brier_score_loss(y, probability, sample_weight=w, scale_by_half=False)
+
+
+def ece(y, probability, w):
+    confidence, right = probability.max(axis=1), probability.argmax(axis=1) == y
+    found = 0.0
+    for low in range(15):
+        rows = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if w[rows].sum():
+            gap = np.average(right[rows] * 1.0 - confidence[rows], weights=w[rows])
+            found += w[rows].sum() / w.sum() * abs(gap)
+    return found
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 12])
@@ -33,6 +48,8 @@ def test_metrics_equal_scikit_learns(n_classes, weighted):
         "balanced_accuracy": reference.balanced_accuracy_score(y, predicted, **k),
         "macro_f1": reference.f1_score(y, predicted, average="macro", **k),
         "log_loss": reference.log_loss(y, probability, **k),
+        "brier": brier(y, probability, w),
+        "ece": ece(y, probability, w),
         "roc_auc": area,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
@@ -117,3 +134,34 @@ def test_log_loss_is_clipped_where_the_probabilities_end_as_scikit_learns_is():
         probability = np.array([[1, 0], [1, 0], [0, 1]], dtype=dtype)
         found = Meter(y, np.array([0, 0, 1]), None, probability, 2)()["log_loss"]
         assert found == pytest.approx(reference.log_loss(y, probability))
+
+
+def test_probabilities_that_are_right_have_no_calibration_error_and_certain_wrong_ones_all_of_it():
+    y = np.array([0, 0, 0, 1])
+    right = np.tile([0.75, 0.25], (4, 1))
+    assert Meter(y, np.zeros(4, int), None, right, 2)()["ece"] == pytest.approx(0)
+    wrong = Meter(y, 1 - y, None, np.eye(2)[1 - y], 2)()
+    assert (wrong["ece"], wrong["brier"]) == (1, 2)
+
+
+def test_the_interval_of_the_calibration_error_holds_what_more_images_would_show():
+    """Resamples alone would say that well calibrated probabilities are not."""
+    random = np.random.default_rng(0)
+    p = random.uniform(0.5, 1, size=2000)
+    y = (random.random(2000) < p).astype(int)
+    probability = np.column_stack([1 - p, p])
+    meter = Meter(y, (p > 0.5).astype(int), None, probability, 2)
+    low, high = bootstrap(meter, np.arange(2000), seed=0)["ece"]
+    found = meter()["ece"]
+    assert np.median(resampled(meter, np.arange(2000), seed=0)["ece"]) > 1.5 * found
+    assert low < 0.3 * found
+    assert found < high
+
+
+def test_the_ends_of_resamples_leave_out_those_without_the_metric():
+    y = np.array([0] * 30 + [1])
+    scores = np.column_stack([-np.arange(31.0), np.arange(31.0)])
+    meter = Meter(y, y, scores, None, 2)
+    drawn = resampled(meter, np.arange(31), seed=0)["roc_auc"]
+    assert 0.2 < np.isnan(drawn).mean() < 0.5  # those that miss the one image of class 1
+    assert bootstrap(meter, np.arange(31), seed=0)["roc_auc"] == (1, 1)

@@ -5,7 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
+from featbank.errors import ClassifierError
 from featbank.heads import list_heads, make_head
+from featbank.heads.adjusted import AdjustedHead
 from featbank.heads.archive import dump_head, load_head
 from featbank.heads.outputs import outputs
 from featbank.heads.plain import PlainHead
@@ -54,6 +56,26 @@ def test_a_plain_head_says_what_the_estimator_says(name, classes, dtype):
         assert told.probability.dtype == expected.probability.dtype or dtype == np.float16
         np.testing.assert_allclose(told.probability, expected.probability, atol=3e-7)
     np.testing.assert_array_equal(plain.predict(rows), head.predict(rows))
+
+
+@pytest.mark.parametrize("classes", ["two", "four"])
+@pytest.mark.parametrize("name", list_heads())
+def test_a_head_with_a_temperature_and_a_threshold_is_read_as_it_was(name, classes):
+    threshold = 0.3 if classes == "two" else None
+    head = AdjustedHead(fitted(name, LABELS[classes]), temperature=2.5, threshold=threshold)
+
+    for plain in (False, True):
+        found = read(head, plain=plain)
+        assert isinstance(found.estimator, PlainHead) == (plain and name in PLAIN)
+        told, expected = outputs(found, NEW), outputs(head, NEW)
+        np.testing.assert_array_equal(told.codes, expected.codes)
+        np.testing.assert_allclose(told.probability, expected.probability, atol=3e-7)
+
+
+def test_a_plain_head_with_a_temperature_can_not_be_saved_either():
+    head = AdjustedHead(fitted("ridge", LABELS["two"]), temperature=2.5)
+    with pytest.raises(ClassifierError, match="copy its file"):
+        dump_head("{}", read(head))
 
 
 def test_every_head_is_read_one_way_or_the_other():

@@ -5,6 +5,7 @@ import pytest
 from sklearn.pipeline import Pipeline
 
 from featbank.heads import list_heads, make_head
+from featbank.heads.adjusted import AdjustedHead
 from featbank.heads.soundness import complaint
 
 X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
@@ -52,3 +53,15 @@ def test_a_type_that_the_caller_vouches_for_may_be_as_it_likes(name):
     setattr(last, "kernel" if name == "svm" else "_fit_method", "x")
     assert complaint(head)
     assert complaint(head, (f"{type(last).__module__}.{type(last).__name__}",)) == ""
+
+
+def test_a_temperature_and_a_threshold_are_numbers_that_can_be():
+    two = make_head("ridge").fit(X, Y == "a")
+    assert complaint(AdjustedHead(two, temperature=0.5, threshold=-1.0)) == ""
+    nonsense = [0.0, -1.0, np.inf, np.nan, "hot", 1]
+    for temperature in nonsense:
+        assert "AdjustedHead" in complaint(AdjustedHead(two, temperature=temperature))
+    for threshold in nonsense[3:]:
+        assert "AdjustedHead" in complaint(AdjustedHead(two, threshold=threshold))
+    assert complaint(AdjustedHead(make_head("ridge").fit(X, Y), threshold=0.0))
+    assert complaint(AdjustedHead(["ridge"], threshold=0.0))

@@ -1,0 +1,253 @@
+"""The commands that choose: curve and select."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featbank.cli.fit import _class_weight, _parameters
+from featbank.cli.options import (
+    bank_option,
+    json_option,
+    print_json,
+    progress_bar,
+    readable,
+    shown,
+    together,
+    words_of,
+)
+
+_which_options = together(
+    click.option("--recipe", metavar="NAME", help="Which backbone, if the bank has several."),
+    click.option("--layers", metavar="L,...", help="Which layers, if there are several."),
+    click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source."),
+    click.option("--label", metavar="COLUMN", help="The table's column that is the label."),
+    click.option(
+        "--positive",
+        metavar="TEST",
+        help='Two classes made of a column: "probability>0.5", "type==mono".',
+    ),
+    click.option("--classes", metavar="A,B,...", help="Only these classes."),
+    click.option("--exclude", metavar="A,B,...", help="Not these classes."),
+    click.option(
+        "--split",
+        metavar="SPEC",
+        help="random:70/15/15, first:60/10, kfold:5, group:80/20, or none; by default the index's "
+        "own.",
+    ),
+)
+_fit_options = together(
+    click.option(
+        "--set", "params", multiple=True, metavar="NAME=VALUE", help="A head's parameter."
+    ),
+    click.option(
+        "--seed", type=int, metavar="N", default=0, show_default=True, help="Of folds and heads."
+    ),
+    click.option(
+        "--jobs",
+        type=int,
+        metavar="N",
+        default=-1,
+        help="Fits at the same time; by default one a core.",
+    ),
+)
+
+
+def _words(options: dict[str, Any]) -> dict[str, Any]:
+    """Bring the shared options to the words of the workflows."""
+    cv = options.pop("cv")
+    return {
+        "source": list(options.pop("sources")) or None,
+        "classes": words_of(options.pop("classes")),
+        "exclude": words_of(options.pop("exclude")) or (),
+        "params": _parameters(options.pop("params")),
+        "cv": int(cv) if cv is not None and cv.is_integer() else cv,
+        "random_state": options.pop("seed"),
+        "n_jobs": options.pop("jobs"),
+        **options,
+    }
+
+
+@click.command()
+@bank_option
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    default=["logreg"],
+    metavar="NAME",
+    help="May be repeated, or several separated by commas.",
+)
+@_which_options
+@click.option(
+    "--sizes", metavar="N,...", help="Labels a class; by default 1, 2, 4, ... up to 1024."
+)
+@click.option(
+    "--draws",
+    type=int,
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="Draws of each size.",
+)
+@click.option(
+    "--uneven", is_flag=True, help="Go on beyond the smallest class, which gives all it has."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "balanced_accuracy"]),
+    default="accuracy",
+    show_default=True,
+    help="What is told.",
+)
+@click.option(
+    "--worth",
+    type=float,
+    metavar="SHARE",
+    default=0.01,
+    show_default=True,
+    help="The gain of doubling below which more labels don't pay.",
+)
+@click.option(
+    "--cv",
+    type=float,
+    metavar="K",
+    help="Folds (5) that are drawn from and scored on, or below 1 the share held out.",
+)
+@click.option(
+    "--near-duplicates",
+    type=float,
+    metavar="COSINE",
+    help="Keep images together whose features are as alike as this, such as 0.98.",
+)
+@click.option(
+    "--tune/--no-tune", default=True, show_default=True, help="Choose settings inside each draw."
+)
+@click.option(
+    "--class-weight",
+    metavar="CLASS=W,...",
+    help='"balanced" weighs classes by their rarity; others have 1.',
+)
+@click.option(
+    "--scoring",
+    metavar="NAME",
+    default="accuracy",
+    show_default=True,
+    help="What settings are chosen by.",
+)
+@_fit_options
+@click.option("--csv", "table", metavar="FILE", help="Write the curves as a table.")
+@json_option
+def curve(
+    *,
+    bank: str,
+    heads: tuple[str, ...],
+    sizes: str | None,
+    class_weight: str | None,
+    table: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Tell what more labels would bring: scores at 1, 2, 4, ... labels a class.
+
+    Each size is drawn several times from training parts and scored on the rest. A law through the
+    points says what doubling the labels once more should bring.
+    """
+    from featbank.workflows.curve import curve as workflow
+    from featbank.workflows.predictions import check_table
+
+    if table is not None:
+        check_table(table)
+    names = [name for text in heads for name in words_of(text) or []]
+    with progress_bar("fitting", "fit") as progress:
+        result = workflow(
+            bank,
+            names,
+            sizes=_numbers(sizes),
+            class_weight=_class_weight(class_weight),
+            progress=progress,
+            **_words(options),
+        )
+    if table is not None:
+        _write(table, result.rows())
+    if as_json:
+        print_json(result.to_dict())
+        return
+    click.echo(result.table())
+    if table is not None:
+        click.echo(f"table in {shown(table)}")
+
+
+@click.command()
+@bank_option
+@click.option(
+    "--head", default="logreg", show_default=True, metavar="NAME", help="What ranks; not tuned."
+)
+@_which_options
+@click.option(
+    "--join",
+    "joins",
+    multiple=True,
+    metavar="A+B",
+    help="Also rank these features joined, or all of them (all). May be repeated.",
+)
+@click.option("--cost", is_flag=True, help="Measure what each layer costs its network.")
+@click.option(
+    "--cv", type=float, metavar="K", help="Folds (5), or below 1 the share held out in each repeat."
+)
+@click.option(
+    "--repeats",
+    type=int,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Times folds are redrawn.",
+)
+@_fit_options
+@json_option
+def select(*, bank: str, head: str, joins: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Rank all layers and backbones of the bank on the same folds.
+
+    The first of many is first by chance too: the ranking ends with the score of choosing inside
+    each training part.
+    """
+    from featbank.workflows.select import select as workflow
+
+    with progress_bar("ranking", "set") as progress:
+        result = workflow(
+            bank,
+            head,
+            join=["all" if text == "all" else _parts(text) for text in joins],
+            progress=progress,
+            **_words(options),
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        click.echo(result.table())
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split("+")]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(word) for word in words_of(text) or []]
+    except ValueError as error:
+        raise click.BadParameter(f"write --sizes 1,10,100, not {text!r}.") from error
+
+
+def _write(path: str, rows: list[list[Any]]) -> None:
+    import csv
+    import io
+
+    from featbank.durable import write_file
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for head, *figures in rows:
+        cells = [f"{v:.6g}" if isinstance(v, float) else v for v in figures]
+        writer.writerow([readable(head), *cells])
+    write_file(path, text.getvalue().encode())

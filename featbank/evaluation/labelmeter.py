@@ -1,0 +1,85 @@
+"""Metrics of predictions of several labels a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["LabelMeter", "average_precision"]
+
+Array = npt.NDArray[Any]
+
+
+def average_precision(y: Array, scores: Array, weights: Array | None = None) -> float:
+    """Return the average precision of scores, shape (n,); NaN where no row is positive.
+
+    The mean of the precision at each positive, rows of equal score taken together: scikit-learn's
+    `average_precision_score`.
+
+    Examples
+    --------
+    >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.7]))
+    0.8333333333333333
+    """
+    return _precision(*_ranked(y, scores), np.ones(len(y)) if weights is None else weights)
+
+
+class LabelMeter:
+    """Computes every metric of one set of predictions, for any weighting of its rows.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n, K), bool
+    scores : ndarray of shape (n, K)
+        The higher, the likelier; what counts is their order within a column.
+    """
+
+    def __init__(self, y: Array, predicted: Array, scores: Array) -> None:
+        self.y = y
+        self.predicted = predicted
+        self._hit = (y & predicted).astype(np.float64)
+        self._either = y.astype(np.float64) + predicted
+        self._right = (y == predicted).all(axis=1)
+        self._ranked = [_ranked(own, score) for own, score in zip(y.T, scores.T, strict=True)]
+
+    def __call__(self, weights: Array | None = None) -> dict[str, float]:
+        """Return the metrics that are defined, by name.
+
+        ``map`` is the mean of the average precision of the labels that occur; ``macro_f1`` the mean
+        over labels that occur or were predicted, ``micro_f1`` the F1 of all decisions together;
+        ``subset_accuracy`` the share of rows whose labels are all right.
+        """
+        w = np.ones(len(self.y)) if weights is None else weights
+        hit, either = w @ self._hit, w @ self._either
+        found = {"subset_accuracy": float(w @ self._right / w.sum())}
+        areas = self.average_precision(w)
+        if not np.isnan(areas).all():
+            found["map"] = float(np.nanmean(areas))
+        if either.any():
+            found["macro_f1"] = float((2 * hit[either > 0] / either[either > 0]).mean())
+            found["micro_f1"] = float(2 * hit.sum() / either.sum())
+        return found
+
+    def average_precision(self, weights: Array | None = None) -> Array:
+        """Return the average precision of each label, shape (K,); NaN where it does not occur."""
+        w = np.ones(len(self.y)) if weights is None else weights
+        return np.array([_precision(*ranked, w) for ranked in self._ranked])
+
+
+def _ranked(y: Array, scores: Array) -> tuple[Array, Array, Array]:
+    """Return the rows in descending order of score, their `y`, and where runs of equal ones end."""
+    order = np.argsort(-scores, kind="stable")
+    descending = scores[order]
+    ends = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))
+    return order, y[order].astype(bool), ends
+
+
+def _precision(order: Array, positive: Array, ends: Array, weights: Array) -> float:
+    w = weights[order]
+    hit, seen = np.cumsum(w * positive)[ends], np.cumsum(w)[ends]
+    if not hit[-1] > 0:
+        return float("nan")
+    precision = np.divide(hit, seen, out=np.zeros(len(hit)), where=seen > 0)
+    return float(np.diff(hit, prepend=0.0) @ precision / hit[-1])

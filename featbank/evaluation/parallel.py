@@ -1,0 +1,54 @@
+"""Parallel runs: tasks side by side through joblib, once they take longer than starting workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+__all__ = ["run"]
+
+START_UP = 2.0  # seconds that workers take to import scikit-learn
+LARGE = 1 << 29  # numbers that tasks read at least once; many times that many operations
+
+
+def run(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    n_jobs: int | None,
+    work: float = 0.0,
+) -> Iterator[Any]:
+    """Yield what `function` returns for each task's arguments, in their order.
+
+    joblib's own worker processes are started at once where there is much work, else only when the
+    tasks have taken, here, as long as starting takes: what is done by then would have waited for
+    them, and what isn't is hardly delayed. Under any other backend (`joblib.parallel_config`) all
+    tasks go to it. Workers map large arrays and share the cores for linear algebra.
+
+    Parameters
+    ----------
+    function : callable
+        That workers can import.
+    tasks : sequence of tuple
+    n_jobs : int or None
+        As in joblib.
+    work : float
+        Numbers that all tasks together read, at least.
+    """
+    from joblib import Parallel, delayed, effective_n_jobs
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend()
+    waiting = list(tasks)
+    if type(backend).__name__ == "LokyBackend":
+        alone = effective_n_jobs(n_jobs) == 1
+        end = time.perf_counter() + (START_UP if work < LARGE else 0)
+        while waiting and (alone or time.perf_counter() < end):
+            yield function(*waiting.pop(0))
+    if len(waiting) > 1:
+        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(function)(*task) for task in waiting
+        )
+    elif waiting:
+        yield function(*waiting[0])

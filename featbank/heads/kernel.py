@@ -1,0 +1,86 @@
+"""Kernel SVMs through one Gram matrix: a matrix product once, in place of a kernel inside libsvm.
+
+libsvm computes an RBF kernel entry by entry, in each fit anew. With the matrix given
+(``kernel="precomputed"``) it solves the same problem, and one matrix serves all values of C.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["fit_by_gram", "gamma_of", "gram", "gram_bytes", "precomputed", "suits"]
+
+Array = npt.NDArray[Any]
+
+
+def suits(svc: Any) -> bool:
+    """Tell whether an estimator is an `SVC` whose kernel is one that `gram` computes."""
+    from sklearn.svm import SVC
+
+    return (
+        type(svc) is SVC
+        and svc.kernel == "rbf"
+        and svc.probability in (False, "deprecated")
+        and (svc.gamma in ("scale", "auto") or isinstance(svc.gamma, float | int))
+    )
+
+
+def gamma_of(svc: Any, X: Array) -> float:
+    """Return the width that `svc` would fit features of shape (n, d) with."""
+    if svc.gamma == "scale":
+        variance = X.var(dtype=np.float64)
+        return 1.0 / (X.shape[1] * variance) if variance else 1.0
+    return 1.0 / X.shape[1] if svc.gamma == "auto" else float(svc.gamma)
+
+
+def gram(A: Array, B: Array, gamma: float) -> Array:
+    """Return ``exp(-gamma * |a - b|^2)`` for rows of A (n, d) and B (m, d), (n, m) float64."""
+    distance = A @ B.T
+    distance *= -2
+    distance += np.einsum("ij,ij->i", A, A)[:, None]
+    distance += np.einsum("ij,ij->i", B, B)
+    np.maximum(distance, 0, out=distance)
+    if A is B:
+        np.fill_diagonal(distance, 0)
+    return np.exp(distance.astype(np.float64) * -gamma)
+
+
+def gram_bytes(n: int, m: int = 0) -> int:
+    """Return the bytes of Gram matrices of n rows with themselves and with m others.
+
+    The first is held three times: in float32 while it is made, in float64, and by libsvm.
+    """
+    return 20 * n * n + 8 * n * m
+
+
+def precomputed(svc: Any) -> Any:
+    """Return an unfitted copy of `svc` that takes Gram matrices."""
+    from sklearn.base import clone
+
+    return clone(svc).set_params(kernel="precomputed")
+
+
+def fit_by_gram(svc: Any, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
+    """Fit an `SVC` by its Gram matrix and leave it as its own `fit` would: an RBF SVC.
+
+    The dual solution is the same to libsvm's tolerance; from then on the estimator computes its
+    kernel itself, from support vectors of its own.
+
+    Parameters
+    ----------
+    svc : SVC
+        One that `suits`; fitted in place.
+    X : ndarray of shape (n, d)
+    y : ndarray of shape (n,)
+    """
+    gamma = gamma_of(svc, X)
+    solved = precomputed(svc).fit(gram(X, X, gamma), y, sample_weight)
+    kept = {name: value for name, value in vars(solved).items() if name not in svc.get_params()}
+    vars(svc).update(kept)
+    svc._gamma = gamma
+    svc.n_features_in_, svc.shape_fit_ = X.shape[1], X.shape
+    svc.support_vectors_ = np.ascontiguousarray(X[solved.support_], dtype=np.float64)
+    return svc

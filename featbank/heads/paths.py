@@ -1,0 +1,281 @@
+"""Paths: what `featbank.heads.sweep` knows to do at once, one function for each kind of head.
+
+Each takes a `Task` and returns scores of shape (values, folds), NaN where a value was not tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.utils import compute_class_weight
+
+from featbank.heads import kernel
+from featbank.heads.linear import (
+    Design,
+    Folds,
+    Logistic,
+    Loss,
+    Softmax,
+    Solution,
+    SquaredHinge,
+    solve,
+)
+from featbank.heads.memory import check_memory
+from featbank.heads.plain import softmax
+from featbank.heads.ridge import ridge_decisions, targets_of
+from featbank.heads.scoring import Answers
+from featbank.heads.sweep import COARSE, Task
+
+__all__ = ["PATHS"]
+
+Array = npt.NDArray[Any]
+
+_COLUMNS = 128
+"""Columns of weights from which on a product with the features gains no speed by more of them."""
+
+
+def logreg(task: Task) -> Array:
+    """Multinomial logistic regression, or binary for two classes; all folds in one product."""
+    k = len(task.classes)
+    outputs = 1 if k == 2 else k
+
+    def problems(rows: Array, folds: Sequence[int]) -> tuple[Loss, Array]:
+        codes = task.codes[rows]
+        loss: Loss = Logistic(codes) if k == 2 else Softmax(codes)
+        return loss, np.stack([_weights(task, f, balanced=True)[rows] for f in folds])
+
+    def answers(logits: Array) -> Answers:
+        if k == 2:
+            return Answers.by(task.classes, logits[0], _two_sided)
+        return Answers.by(task.classes, logits.T, softmax)
+
+    return _ascending(task, outputs, 1, problems, answers)
+
+
+def linear_svm(task: Task) -> Array:
+    """Squared hinge, one class against the rest, all folds and classes in one product."""
+    k = len(task.classes)
+
+    def problems(rows: Array, folds: Sequence[int]) -> tuple[Loss, Array]:
+        weights, positive = [], []
+        for f in folds:
+            plain = _weights(task, f, balanced=False)[rows]
+            # Against the rest, liblinear weighs only a problem's own class by its class weight.
+            weighted = _weights(task, f, balanced=True)[rows]
+            for c in [1] if k == 2 else range(k):
+                own = task.codes[rows] == c
+                weights.append(weighted if k == 2 else np.where(own, weighted, plain))
+                positive.append(own)
+        return SquaredHinge(np.stack(positive)), np.stack(weights)
+
+    def answers(logits: Array) -> Answers:
+        return Answers.by(task.classes, logits[0] if k == 2 else logits.T)
+
+    return _ascending(task, 1, 1 if k == 2 else k, problems, answers)
+
+
+def svm(task: Task) -> Array:
+    """One Gram matrix a fold for all values of C."""
+    n = max(len(rows) for rows, _ in task.folds)
+    m = max(len(held) for _, held in task.folds)
+    check_memory(
+        kernel.gram_bytes(n, m),
+        f"the Gram matrix of an SVM on {n} images",
+        "use linear-svm or logreg, or fewer images",
+    )
+    scores = np.empty((len(task.values), len(task.folds)))
+    solver = kernel.precomputed(task.last)
+    for f, (rows, held) in enumerate(task.folds):
+        X, others = _scaled(task, rows, held)
+        gamma = kernel.gamma_of(task.last, X)
+        square, across = kernel.gram(X, X, gamma), kernel.gram(others, X, gamma)
+        for v, C in enumerate(task.values):
+            svc = clone(solver).set_params(C=C)
+            svc.fit(square, task.codes[rows], **_weighted(task.weights, rows))
+            said = Answers(task.classes, svc.predict(across), svc.decision_function(across))
+            scores[v, f] = task.score(said, held)
+    return scores
+
+
+def ridge(task: Task) -> Array:
+    """One Cholesky factorisation for each alpha and fold, of Gram matrices that folds share."""
+    Z = Design(task.X, directions=0).Z
+    decisions = ridge_decisions(
+        Z, targets_of(task.codes, len(task.classes)), task.folds, task.values
+    )
+    return np.array(
+        [
+            [
+                task.score(Answers.by(task.classes, one if one.shape[1] > 1 else one[:, 0]), held)
+                for one, (_, held) in zip(of_alpha, task.folds, strict=True)
+            ]
+            for of_alpha in decisions
+        ]
+    )
+
+
+def knn(task: Task) -> Array:
+    """Find the neighbours of the largest k once a fold; the first of them are a smaller k's."""
+    scores = np.empty((len(task.values), len(task.folds)))
+    k = len(task.classes)
+    for f, (rows, held) in enumerate(task.folds):
+        X, others = _scaled(task, rows, held)
+        most = clone(task.last).set_params(n_neighbors=max(task.values)).fit(X, task.codes[rows])
+        near = most.kneighbors(others, return_distance=False)
+        votes = np.cumsum(
+            task.codes[rows][near][:, :, None] == np.arange(k), axis=1, dtype=np.int32
+        )
+        for v, count in enumerate(task.values):
+            share = votes[:, count - 1] / count
+            said = Answers(task.classes, share.argmax(axis=1), None, lambda p=share: p)  # type: ignore[misc]
+            scores[v, f] = task.score(said, held)
+    return scores
+
+
+PATHS: dict[str, Callable[[Task], Array]] = {
+    "LogisticRegression": logreg,
+    "LinearSVC": linear_svm,
+    "SVC": svm,
+    "RidgeClassifier": ridge,
+    "KNeighborsClassifier": knn,
+}
+"""By the name of the class of a pipeline's last step."""
+
+
+def _two_sided(decision: Array) -> Array:
+    return softmax(np.column_stack([np.zeros_like(decision), decision]))
+
+
+def _scaled(task: Task, rows: Array, held: Array) -> tuple[Array, Array]:
+    """Return a fold's features, scaled by the rows that it learns from."""
+    if task.scaler is None:
+        return task.X[rows], task.X[held]
+    scaler = clone(task.scaler).fit(task.X[rows], **_weighted(task.scaling, rows))
+    return scaler.transform(task.X[rows]), scaler.transform(task.X[held])
+
+
+def _weighted(weights: Array | None, rows: Array) -> dict[str, Array]:
+    return {} if weights is None else {"sample_weight": weights[rows]}
+
+
+def _weights(task: Task, f: int, *, balanced: bool) -> Array:
+    """Return weights of all rows in a fold, (n,): 0 where it must not look."""
+    rows, _ = task.folds[f]
+    own = np.ones(len(rows)) if task.weights is None else task.weights[rows]
+    if balanced and task.last.class_weight is not None:
+        of_class = compute_class_weight(
+            task.last.class_weight,
+            classes=task.classes,
+            y=task.y[rows],
+            sample_weight=None if type(task.last).__name__ == "LinearSVC" else own,
+        )
+        own = own * of_class[task.codes[rows]]
+    weights = np.zeros(len(task.codes))
+    weights[rows] = own
+    return weights
+
+
+def _ascending(
+    task: Task,
+    outputs: int,
+    sides: int,
+    problems: Callable[[Array, Sequence[int]], tuple[Loss, Array]],
+    answers: Callable[[Array], Answers],
+) -> Array:
+    """Solve for values of C, each from the next lower one's solution, all folds of a group at once.
+
+    Parameters
+    ----------
+    outputs, sides : int
+        Outputs of a problem, and problems of a fold.
+    problems : callable
+        Takes rows and folds; returns the loss on these rows and the weights, (problems, rows).
+    answers : callable
+        Takes a fold's logits of its held-out rows, (sides * outputs, m).
+    """
+    whole = Design(task.X, scaled=task.scaler is not None)
+    together = max(1, _COLUMNS // (outputs * sides))
+    groups = []
+    for first in range(0, len(task.folds), together):
+        members = list(range(first, min(first + together, len(task.folds))))
+        # A fold by itself leaves out the rows that it doesn't learn from.
+        rows = np.arange(len(task.X)) if len(members) > 1 else task.folds[first][0]
+        design = whole if len(members) > 1 else whole.take(rows)
+        loss, weights = problems(rows, members)
+        if task.scaler is None:
+            folds = Folds.raw(design, weights, centred=not loss.penalizes_intercept)
+            groups.append((members, design, loss, folds))
+            continue
+        masks = np.zeros((len(members), len(rows)))
+        for mask, f in zip(masks, members, strict=True):
+            mask[task.folds[f][0] if len(members) > 1 else slice(None)] = 1
+        if task.scaling is not None:
+            masks *= task.scaling[rows]
+        folds = Folds.of(design.Z, weights, np.repeat(masks, sides, axis=0))
+        groups.append((members, design, loss, folds))
+
+    C = np.asarray(task.values, dtype=np.float64)
+    scores = np.full((len(C), len(task.folds)), np.nan)
+    solved: dict[int, list[Solution]] = {}
+    for v in _order(C, scores, bounded=task.bounded):
+        lower = [u for u in solved if C[u] < C[v]]
+        starts = solved[max(lower, key=C.__getitem__)] if lower else [None] * len(groups)
+        found = []
+        for start, (members, design, loss, folds) in zip(starts, groups, strict=True):
+            given = np.full(len(members) * sides, C[v])
+            solution = solve(design, loss, folds, given, outputs=outputs, start=start)
+            for i, f in enumerate(members):
+                held = task.folds[f][1]
+                own = slice(i * sides, (i + 1) * sides)
+                if len(members) > 1 and solution.logits is not None:
+                    logits = solution.logits[own][:, :, held]
+                else:
+                    logits = solution.decide(whole.Z[held], folds)
+                scores[v, f] = task.score(answers(logits.reshape(-1, len(held))), held)
+            found.append(solution)
+        solved = {u: [dataclasses.replace(s, logits=None) for s in solved[u]] for u in solved}
+        solved[v] = found
+    return scores
+
+
+def _order(C: Array, scores: Array, *, bounded: bool) -> Iterator[int]:
+    """Yield the values to try next, looking at the scores of those before."""
+    ascending = np.argsort(C, kind="stable")
+    if len(C) < COARSE:
+        for v in ascending:
+            yield int(v)
+            if bounded and scores[v].min() >= 1:
+                return
+        return
+    step = 1 << max(1, int(np.log2(len(C) / 5)))
+    tried: list[int] = []
+    places = [*range(0, len(C), step)]
+    if places[-1] != len(C) - 1:
+        places.append(len(C) - 1)
+    for place in places:
+        yield int(ascending[place])
+        tried.append(place)
+        if (bounded and scores[ascending[place]].min() >= 1) or _falls(scores[ascending[tried]]):
+            break
+    while step > 1:
+        step //= 2
+        best = max(sorted(tried), key=lambda place: scores[ascending[place]].mean())
+        for place in (best - step, best + step):
+            if 0 <= place < len(C) and place not in tried:
+                yield int(ascending[place])
+                tried.append(place)
+
+
+def _falls(scores: Array) -> bool:
+    """Tell whether the last two of ascending values are clearly worse than the best."""
+    best = int(scores.mean(axis=1).argmax())
+    if len(scores) - best <= 2:
+        return False
+    worse = scores[best] - scores[-2:]
+    error = worse.std(axis=1, ddof=1) / np.sqrt(worse.shape[1]) if worse.shape[1] > 1 else 0.0
+    return bool(np.all(worse.mean(axis=1) > error))

@@ -1,0 +1,137 @@
+"""Weights: how much a sample or a class counts when a head is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.errors import EvaluationError, HeadError, nearest
+from featbank.heads.registry import full_name, list_heads, make_head
+
+__all__ = ["by_step", "checked_weights", "of_classes", "weigh_classes"]
+
+Array = npt.NDArray[Any]
+
+
+def by_step(head: Any, name: str, sample_weight: Any) -> dict[str, Any]:
+    """Return weights as fit parameters of all steps that take them; the last one must.
+
+    Scaling without the weights that the classifier has would not be what repeated rows give.
+
+    Raises
+    ------
+    HeadError
+        The last step takes none.
+    """
+    from sklearn.utils.validation import has_fit_parameter
+
+    steps = getattr(head, "steps", None) or [("", head)]
+    if not has_fit_parameter(steps[-1][1], "sample_weight"):
+        taking = [
+            known
+            for known in list_heads()
+            if has_fit_parameter(make_head(known).steps[-1][1], "sample_weight")
+        ]
+        raise HeadError(
+            f"head {name!r} takes no sample_weight; fit without it, or choose a head that does: "
+            f"{', '.join(taking)}."
+        )
+    return {
+        f"{step}__sample_weight" if step else "sample_weight": sample_weight
+        for step, estimator in steps
+        if has_fit_parameter(estimator, "sample_weight")
+    }
+
+
+def checked_weights(sample_weight: Any, n: int) -> Array | None:
+    """Return the weights of `n` samples as float64; None for None.
+
+    Raises
+    ------
+    EvaluationError
+        They are not `n` finite numbers from 0 up, or all 0.
+    """
+    if sample_weight is None:
+        return None
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"sample_weight holds something else than numbers: {error}."
+        ) from None
+    if weights.shape != (n,):
+        raise EvaluationError(
+            f"sample_weight has the shape {weights.shape}; give one number for each of the {n} "
+            "rows of features."
+        )
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise EvaluationError(
+            f"the sample weight of row {bad[0]} is {weights[bad[0]]:g}; weights are finite numbers "
+            "from 0 up."
+        )
+    if not weights.any():
+        raise EvaluationError("all sample weights are 0, so that nothing is left to learn from.")
+    return weights
+
+
+def of_classes(class_weight: Any, classes: Array) -> Any:
+    """Return class weights with one entry for each class, 1 where none was given.
+
+    Parameters
+    ----------
+    class_weight : {"balanced"}, mapping or None
+        A mapping's keys are classes, or text that reads as one.
+    classes : ndarray of shape (K,)
+
+    Raises
+    ------
+    EvaluationError
+        A weight is for no class, or is no finite number from 0 up.
+    """
+    if class_weight is None or class_weight == "balanced":
+        return class_weight
+    if not isinstance(class_weight, Mapping):
+        raise EvaluationError(
+            f"class_weight is 'balanced' or a number for each class, not {class_weight!r}."
+        )
+    known = {str(c): c.item() for c in classes}
+    found = dict.fromkeys(known.values(), 1.0)
+    for key, value in class_weight.items():
+        if str(key) not in known:
+            raise EvaluationError(
+                f"class_weight names {str(key)!r}, which is no class; {nearest(str(key), known)}"
+            )
+        number = isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0
+        if not number:
+            raise EvaluationError(
+                f"the weight of class {str(key)!r} is {value!r}; weights are finite numbers from 0 "
+                "up."
+            )
+        found[known[str(key)]] = float(value)
+    return found
+
+
+def weigh_classes(estimator: Any, name: str, class_weight: Any) -> None:
+    """Set the class weights of an unfitted head, where there are any.
+
+    Raises
+    ------
+    HeadError
+        The head takes none.
+    """
+    if class_weight is None:
+        return
+    full = full_name(estimator, "class_weight")
+    if full not in estimator.get_params():
+        taking = [
+            k for k in list_heads() if "class_weight" in make_head(k).steps[-1][1].get_params()
+        ]
+        raise HeadError(
+            f"head {name!r} takes no class_weight; fit without it, or choose a head that does: "
+            f"{', '.join(taking)}."
+        )
+    estimator.set_params(**{full: class_weight})

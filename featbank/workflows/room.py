@@ -1,0 +1,130 @@
+"""Room: whether features that are to be learned from fit in memory, and what to do if not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.bank.bank import Bank
+from featbank.bank.selection import Selection
+from featbank.errors import EvaluationError, HeadError
+from featbank.heads.memory import SHARE, available_memory, parse_size, shown_size
+
+__all__ = ["Chosen", "select_fitting"]
+
+COPIES = 3
+"""Of the features that a fit holds: all rows, those of its training part, and these scaled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Images of a bank whose features are in memory or, where they don't fit, are read in blocks.
+
+    Attributes
+    ----------
+    selection : Selection
+        ``X`` is an array or `featbank.heads.streaming.Blocks`.
+    n_jobs : int or None
+        Fits at the same time that fit in memory.
+    notes : tuple of str
+    """
+
+    selection: Selection
+    n_jobs: int | None
+    notes: tuple[str, ...]
+
+
+def select_fitting(
+    bank: Bank,
+    heads: Sequence[Any],
+    *,
+    memory: int | str | None,
+    n_jobs: int | None,
+    **words: Any,
+) -> Chosen:
+    """Select images as `Bank.select` does, and read their features if there is room.
+
+    Parameters
+    ----------
+    bank : Bank
+    heads : sequence of str or estimator
+    memory : int, str or None
+        Bytes, or a text as ``"4GB"``, that may be taken; by default nine tenths of what is
+        available.
+    **words
+        For `Bank.select`.
+
+    Raises
+    ------
+    HeadError
+        There is no room, and a head can't do without.
+    EvaluationError
+        `memory` is no size.
+    """
+    budget = _budget(memory)
+    located = bank.locate(**words)
+    n, d = len(located.digests), located.width
+    size = n * d * max(4, located.dtype.itemsize)
+    if budget is None or COPIES * size <= budget:
+        return Chosen(bank.select(**words), _fitting_jobs(n_jobs, size, budget), ())
+    from featbank.heads.registry import head_name, make_head
+    from featbank.heads.streaming import BLOCK_BYTES, STREAMED, Blocks, can_stream
+
+    unable = [head_name(head) for head in heads if not can_stream(make_head(head))]
+    if unable:
+        raise HeadError(
+            f"{', '.join(unable)} would need {shown_size(COPIES * size)} of memory for {n} images "
+            f"of {d} numbers, and {shown_size(budget)} may be taken; use {' or '.join(STREAMED)}, "
+            "which read the features piece by piece, or fewer images or columns."
+        )
+    reader = _Reader(bank, words)
+    # Reading, scaling and shuffling take three times a block.
+    block = max(1, min(BLOCK_BYTES, budget // 4))
+    features: Any = Blocks(reader, len(reader.located.digests), d, block_bytes=block)
+    selection = dataclasses.replace(reader.located.selection, X=features)
+    note = (
+        f"{shown_size(COPIES * size)} would hold the features and a fit's copies, and "
+        f"{shown_size(budget)} may be taken: they were read in blocks, and C was chosen on one "
+        "inner fold."
+    )
+    return Chosen(selection, 1, (note,))
+
+
+class _Reader:
+    """Reads rows of a bank, and holds it for as long as this is there."""
+
+    def __init__(self, bank: Bank, words: dict[str, Any]) -> None:
+        self.held = contextlib.ExitStack()
+        self.held.enter_context(bank.using())
+        self.located = bank.locate(**words)
+
+    def __call__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        return self.located.read(rows)
+
+    def __del__(self) -> None:
+        self.held.close()
+
+
+def _budget(memory: int | str | None) -> int | None:
+    if memory is None:
+        available = available_memory()
+        return None if available is None else int(SHARE * available)
+    try:
+        return parse_size(memory)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
+
+
+def _fitting_jobs(n_jobs: int | None, size: int, budget: int | None) -> int | None:
+    """Return how many fits have room at a time: workers map one more copy, and each makes two."""
+    if n_jobs in (None, 1) or budget is None:
+        return n_jobs
+    from joblib import effective_n_jobs
+
+    most = max(1, int((budget - 2 * size) // ((COPIES - 1) * max(size, 1))))
+    return n_jobs if effective_n_jobs(n_jobs) <= most else most

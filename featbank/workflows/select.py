@@ -1,0 +1,193 @@
+"""Select: the layers and backbones of a bank, and their joins, ranked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from featbank.backbones.recipe import Column
+from featbank.bank.bank import Bank
+from featbank.bank.recipes import KnownRecipe
+from featbank.bank.selection import Located, choose_recipe
+from featbank.errors import EvaluationError, FeatbankError, FeaturesMissing
+from featbank.workflows.fit import splits_of
+from featbank.workflows.labels import chosen_labels, label_column
+from featbank.workflows.layers import names_of
+
+if TYPE_CHECKING:
+    from featbank.evaluation.select import Ranking
+
+__all__ = ["select"]
+
+Array = npt.NDArray[Any]
+
+
+def select(
+    bank: Bank | str | os.PathLike[str] = "bank",
+    head: Any = "logreg",
+    *,
+    recipe: str | None = None,
+    layers: str | Sequence[str] | None = None,
+    join: str | Sequence[str | Sequence[str]] = (),
+    cost: bool = False,
+    source: str | Sequence[str] | None = None,
+    label: str | None = None,
+    positive: str | None = None,
+    classes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    split: str | None = None,
+    cv: int | float | None = None,
+    repeats: int = 1,
+    params: Mapping[str, Any] | None = None,
+    random_state: int = 0,
+    n_jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranking:
+    """Rank all layers and backbones of a bank by the accuracy of one head on the same folds.
+
+    Parameters
+    ----------
+    bank : Bank or path
+    head : str or estimator
+        What ranks; it isn't tuned.
+    recipe, layers : optional
+        Only this backbone; only these layers.
+    join : "all", or sequence of "all" and sequences of str
+        Joins to rank besides: all features that there are in one, or these, by the names that the
+        ranking gives them. Each comes in three forms; see `featbank.rank_features`.
+    cost : bool, default=False
+        Measure what each layer costs the network, where its weights are here; this loads torch.
+    source, label, positive, classes, exclude, split, cv, repeats, params, random_state, n_jobs
+        As in `featbank.fit`.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after each candidate.
+
+    Returns
+    -------
+    Ranking
+
+    Raises
+    ------
+    FeaturesMissing, DataError, EvaluationError, HeadError
+
+    Examples
+    --------
+    >>> import featbank
+    >>> print(featbank.select("bank", join="all"))  # doctest: +SKIP
+    """
+    from featbank.evaluation.select import rank_features
+
+    if n_jobs == 0:
+        raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
+    bank = bank if isinstance(bank, Bank) else Bank(bank)
+    column = label_column(label, positive)
+    wanted = layers.split(",") if isinstance(layers, str) else layers
+    with bank.using():
+        blocks, notes = _blocks(bank, recipe, wanted, source, column)
+        chosen = next(iter(blocks.located.values())).selection
+        found = chosen_labels(
+            chosen.labels,
+            chosen.paths,
+            column=column,
+            positive=positive,
+            classes=classes,
+            exclude=exclude,
+        )
+        costs, said = _costs(blocks) if cost else ({}, [])
+        result = rank_features(
+            blocks,
+            found.y,
+            head,
+            joins=[
+                list(blocks) if one == "all" else one
+                for one in ([join] if isinstance(join, str) else join)
+            ],
+            params=params,
+            cv=cv,
+            repeats=repeats,
+            splits=splits_of(chosen, found.strata, split, random_state),
+            groups=chosen.groups if any(word is not None for word in chosen.groups) else None,
+            digests=chosen.digests,
+            costs=costs,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            progress=progress,
+        )
+    return dataclasses.replace(result, notes=(*found.notes, *result.notes, *notes, *said))
+
+
+class _Blocks(Mapping[str, Array]):
+    """Features of a bank by name, read when they are asked for."""
+
+    def __init__(self, located: dict[str, Located]) -> None:
+        self.located = located
+
+    def __getitem__(self, name: str) -> Array:
+        return self.located[name].read(slice(None))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.located)
+
+    def __len__(self) -> int:
+        return len(self.located)
+
+
+def _blocks(
+    bank: Bank,
+    recipe: str | None,
+    layers: Sequence[str] | None,
+    source: str | Sequence[str] | None,
+    label: str | None,
+) -> tuple[_Blocks, list[str]]:
+    """Find every column that all images have, by the shortest name that tells it apart."""
+    known_recipes = bank.recipes
+    if recipe is not None:
+        known_recipes = [choose_recipe(known_recipes, recipe, lambda known: True)]
+    there = [(known, c) for known in known_recipes for c in bank.columns(known.fingerprint)]
+    if not there:
+        raise FeaturesMissing(f"{bank.path} has no features yet; run `featbank extract`.")
+    wanted = [pair for pair in there if layers is None or _is_named(pair[1], layers)]
+    if not wanted:
+        raise FeaturesMissing(
+            f"the bank has no layer {', '.join(layers or ())}; it has "
+            f"{', '.join(dict.fromkeys(column.name for _, column in there))}."
+        )
+    found: list[tuple[KnownRecipe, Column, Located]] = []
+    notes = []
+    for known, column in wanted:
+        try:
+            located = bank.locate(known.recipe, column.name, source=source, label=label)
+            found.append((known, column, located))
+        except FeaturesMissing as error:
+            notes.append(f"left out: {error}")
+    if not found:
+        raise FeaturesMissing(notes[0].removeprefix("left out: "))
+    names = names_of([(known, column) for known, column, _ in found])
+    return _Blocks(dict(zip(names, (one[2] for one in found), strict=True))), notes
+
+
+def _is_named(column: Column, layers: Sequence[str]) -> bool:
+    parts = column.name.split(":")
+    return any(parts[: word.count(":") + 1] == word.split(":") for word in layers)
+
+
+def _costs(blocks: _Blocks) -> tuple[dict[str, float], list[str]]:
+    """Measure what networks take, where they can be built."""
+    from featbank.workflows.cost import network_milliseconds
+
+    costs: dict[str, float] = {}
+    notes = []
+    for slug in dict.fromkeys(located.known.slug for located in blocks.located.values()):
+        own = {n: at for n, at in blocks.located.items() if at.known.slug == slug}
+        columns = {name: located.tables[0].column for name, located in own.items()}
+        try:
+            taken = network_milliseconds(next(iter(own.values())).known, list(columns.values()))
+        except FeatbankError as error:
+            notes.append(f"no cost of {slug}: {error}")
+            continue
+        costs |= {name: taken[column] for name, column in columns.items()}
+    return costs, notes

@@ -1,0 +1,279 @@
+"""What binds rows, what a naive split would have claimed, and how heads are compared."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from featbank.errors import EvaluationError
+from featbank.evaluation import cross_validate, fit_final, near_duplicates
+from featbank.evaluation.metrics import corrected_t, wilson
+from tests.evaluation import spy
+
+RANDOM = np.random.default_rng(0)
+NOISE = RANDOM.normal(size=(100, 20))
+COINS = RANDOM.integers(2, size=100)
+SPLITS = np.repeat(["train", "valid", "test"], [60, 20, 20])
+UNTUNED = {"tune": False, "n_jobs": 1}
+NEAREST = {"head": "knn", "params": {"n_neighbors": 1}, **UNTUNED}
+
+
+def photographed_twice():
+    """Noise with coin labels, each row once more with a little noise added."""
+    return np.vstack([NOISE, NOISE + 0.01 * RANDOM.normal(size=NOISE.shape)]), np.tile(COINS, 2)
+
+
+def near(X, y, **options):
+    return cross_validate(X, y, **{**NEAREST, "near_duplicates": 0.99, **options})
+
+
+# Near-duplicates.
+
+
+def test_planted_near_duplicates_raise_no_score():
+    X, y = photographed_twice()
+    naive = cross_validate(X, y, **NEAREST)["knn"].metrics["accuracy"].mean
+    honest = near(X, y)
+    assert naive > 0.8
+    assert honest["knn"].metrics["accuracy"].mean < 0.65
+    assert honest.near_duplicates.clusters == 100
+    assert "200 near-duplicates in 100 clusters (from 0.99)" in honest.table()
+    found = {"threshold": 0.99, "clusters": 100, "images": 200}
+    assert honest.to_dict()["near_duplicates"] == found
+
+
+def test_near_duplicates_never_straddle_folds_nor_inner_ones():
+    spy.FITS.clear()
+    X, y = photographed_twice()
+    X[:, 0] = np.arange(200)  # what the spy notes
+    found = near_duplicates(photographed_twice()[0], 0.99)
+    cross_validate(X, y, spy.Spy(), calibrate=False, near_duplicates=found, cv=3, **UNTUNED)
+    fit_final(X, y, spy.Spy(), near_duplicates=found)
+    assert len(spy.FITS) == 4
+    for _, seen in spy.FITS:
+        assert all((i in seen) == (i + 100 in seen) for i in range(100))
+
+
+def test_clusters_that_were_found_before_give_the_same_result():
+    X, y = photographed_twice()
+    y = [None if i % 7 == 0 else str(v) for i, v in enumerate(y)]
+    first = near(X, y)
+    again = near(X, y, near_duplicates=first.near_duplicates)
+    assert len(first.near_duplicates.cluster) == 200
+    assert again["knn"].metrics == first["knn"].metrics
+    np.testing.assert_array_equal(again.near_duplicates.cluster, first.near_duplicates.cluster)
+
+
+def test_near_duplicates_across_given_splits_are_reported_with_the_score_without_them():
+    X, y = NOISE.copy(), COINS.copy()
+    X[80:], y[80:] = X[:20] + 0.01, y[:20]
+    result = near(X, y, splits=SPLITS)
+    assert result["knn"].metrics["accuracy"].mean == 1
+    assert result["knn"].without_duplicates["accuracy"].mean < 0.8
+    assert any("20 images to learn from are copies or near-dupl" in n for n in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        (COINS, "join 60 of 100 images (60%) in one cluster; raise the threshold"),
+        (np.where(np.arange(100) < 40, 2, COINS), "join all 40 images of class '2'"),
+    ],
+)
+def test_a_threshold_that_joins_what_is_to_be_told_apart_is_refused(y, said):
+    X = NOISE.copy()
+    alike = 60 if y is COINS else 40
+    X[:alike] = X[0] + 0.01 * RANDOM.normal(size=(alike, 20))
+    with pytest.raises(EvaluationError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        near(X, y)
+
+
+# What a naive split would have claimed.
+
+
+def test_the_leak_is_shown_beside_the_honest_score():
+    X, y = np.tile(NOISE, (2, 1)), np.tile(COINS, 2)
+    digests = np.tile(np.arange(100), 2)
+    result = cross_validate(X, y, digests=digests, show_leak=True, **NEAREST)
+    head = result["knn"]
+    assert head.naive == cross_validate(X, y, **NEAREST)["knn"].metrics
+    assert head.naive["accuracy"].mean > 0.8 > head.metrics["accuracy"].mean + 0.1
+    assert head.metrics == cross_validate(X, y, digests=digests, **NEAREST)["knn"].metrics
+    assert "naive folds" in result.table()
+    assert result.to_dict()["heads"][0]["naive"]["accuracy"]["mean"] > 0.8
+    assert result.folds == 5
+
+
+def test_the_naive_folds_are_as_many_as_the_honest_ones():
+    groups = np.arange(100) % 3
+    result = cross_validate(NOISE, COINS, "centroid", groups=groups, show_leak=True, **UNTUNED)
+    assert len(result["centroid"].naive["accuracy"].values) == result.folds == 3
+    held = {"cv": 0.25, "repeats": 4, "groups": np.arange(100) // 2}
+    result = cross_validate(NOISE, COINS, "centroid", show_leak=True, **held, **UNTUNED)
+    assert len(result["centroid"].naive["accuracy"].values) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, "no image is bound to another"), ({"splits": SPLITS}, "stand as they are")],
+)
+def test_where_nothing_can_leak_a_note_says_so(options, said):
+    result = cross_validate(NOISE, COINS, "centroid", show_leak=True, **options, **UNTUNED)
+    assert result["centroid"].naive is None
+    assert any("no naive score" in note and said in note for note in result.notes)
+
+
+# Heads side by side.
+
+
+def two_heads(**options):
+    X = NOISE + COINS[:, None] * 0.4
+    return cross_validate(X, COINS, ["centroid", "knn", "ridge"], **options, **UNTUNED)
+
+
+@pytest.mark.parametrize("options", [{}, {"cv": 3, "repeats": 2}])
+def test_the_difference_is_taken_fold_by_fold(options):
+    result = two_heads(**options)
+    found = result.compare("centroid", "knn", "macro_f1")
+    values = []
+    for fold in range(result.folds):
+        scores = []
+        for head in ("centroid", "knn"):
+            told = result[head].predictions
+            rows = told.fold == fold
+            scores.append(f1_score(told.y_true[rows], told.y_pred[rows], average="macro"))
+        values.append(scores[0] - scores[1])
+    assert found.values == pytest.approx(values)
+    k = options.get("cv", 5)
+    ends = corrected_t(values, 1 / (k - 1))
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-3)
+
+
+def test_with_one_test_set_both_heads_are_resampled_alike():
+    units = np.arange(100) // 2
+    result = two_heads(splits=SPLITS, groups=units)
+    found = result.compare("centroid", "knn")
+    told = [result[head].predictions for head in ("centroid", "knn")]
+    gain = np.subtract(*[(t.y_true == t.y_pred).astype(float) for t in told])
+    assert found.mean == pytest.approx(gain.mean())
+    assert found.values == (found.mean,)
+    tested = units[told[0].rows]
+    random = np.random.default_rng(0)
+    means = []
+    for _ in range(1000):
+        drawn = random.integers(10, size=10)
+        rows = np.concatenate([np.flatnonzero(tested == tested.min() + d) for d in drawn])
+        means.append(gain[rows].mean())
+    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
+
+def test_a_head_does_not_differ_from_itself_beyond_what_agreement_leaves_room_for():
+    result = cross_validate(NOISE, COINS, ["lda", "lda"], **UNTUNED)
+    found = result.compare("lda", "lda (2)")
+    assert found.mean == 0
+    assert (found.low, found.high) == pytest.approx((-wilson(0, 100)[1], wilson(0, 100)[1]))
+
+
+def test_the_paired_interval_is_narrower_than_the_two_side_by_side():
+    X = np.column_stack([NOISE + COINS[:, None] * 0.4, RANDOM.normal(size=100)])
+    heads = ["ridge", "lda"]
+    result = cross_validate(X, COINS, heads, cv=5, repeats=3, **UNTUNED)
+    alone = [result[head].metrics["accuracy"] for head in heads]
+    found = result.compare(*heads)
+    assert found.high - found.low < sum(e.high - e.low for e in alone) / 2
+
+
+def test_the_table_and_the_json_compare_each_head_with_the_best():
+    result = two_heads()
+    best = max(result.heads, key=lambda head: head.metrics["accuracy"].mean)
+    others = [head.head for head in result.heads if head is not best]
+    assert result.best is best
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert data["best"] == best.head
+    assert list(data["differences"]) == others
+    told = data["differences"][others[0]]["accuracy"]
+    assert told == result.compare(others[0], best.head).to_dict()
+    assert f"difference to {best.head}, fold by fold" in result.table()
+    one = cross_validate(NOISE, COINS, "centroid", **UNTUNED)
+    assert "difference" not in one.table()
+    assert one.to_dict()["differences"] == {}
+
+
+def test_what_can_not_be_compared_is_said():
+    result = two_heads()
+    with pytest.raises(KeyError, match="centroid, knn, ridge"):
+        result.compare("centroid", "svm")
+    with pytest.raises(EvaluationError, match="'ridge' has no 'log_loss'"):
+        result.compare("knn", "ridge", "log_loss")
+
+
+# Classes of very different size.
+
+
+def test_balanced_metrics_stand_first_where_classes_differ_tenfold():
+    y = np.where(np.arange(100) < 9, "few", "many")
+    result = cross_validate(NOISE, y, ["ridge", "centroid"], cv=3)
+    header = result.table().splitlines()[3]
+    order = [header.index(title) for title in ("balanced", "macro F1", "accuracy")]
+    assert order == sorted(order)
+    (note,) = (note for note in result.notes if "tenfold" in note)
+    assert "'many' has 91 images" in note
+    assert "scoring balanced_accuracy" in note
+    assert result.best.head == max(
+        result.heads, key=lambda head: head.metrics["balanced_accuracy"].mean
+    ).head  # fmt: skip
+    assert result.to_dict()["class_sizes"] == [9, 91]
+    untuned = cross_validate(NOISE, y, "ridge", cv=3, **UNTUNED)
+    assert not any("scoring" in note for note in untuned.notes)
+
+
+def test_classes_of_like_size_have_accuracy_first():
+    y = np.where(np.arange(100) < 10, "few", "many")
+    result = cross_validate(NOISE, y, "ridge", cv=3, **UNTUNED)
+    header = result.table().splitlines()[3]
+    assert header.index("accuracy") < header.index("balanced")
+    assert not any("tenfold" in note for note in result.notes)
+
+
+# Small data, groups.
+
+
+@pytest.mark.parametrize(
+    ("groups", "cv", "said"),
+    [
+        (np.arange(100) % 3, 5, "5 folds can't be had: class '0' has 3 groups"),
+        (np.where(COINS == 1, 99, np.arange(100)), None, r"class '1' has too few groups \(1\)"),
+    ],
+)
+def test_too_few_groups_are_refused_in_one_line(groups, cv, said):
+    with pytest.raises(EvaluationError, match=said) as caught:
+        cross_validate(NOISE, COINS, "ridge", groups=groups, cv=cv, **UNTUNED)
+    assert "\n" not in str(caught.value)
+
+
+def test_fewer_groups_than_the_default_folds_shrink_them_with_a_note():
+    result = cross_validate(NOISE, COINS, "ridge", groups=np.arange(100) % 3, **UNTUNED)
+    assert result.folds == 3
+    assert "3 folds instead of 5: class '0' has 3 groups." in result.notes
+
+
+def test_folds_without_one_of_the_classes_still_score_the_others():
+    y = np.array([0] * 90 + [1] * 10)
+    groups = np.array([*range(90), *[90] * 5, *[91] * 5])
+    result = cross_validate(NOISE, y, "ridge", groups=groups, cv=2, **UNTUNED)
+    told = result["ridge"].predictions
+    assert "roc_auc" in result["ridge"].metrics
+    for fold in (0, 1):
+        rows = told.fold == fold
+        accuracy = accuracy_score(told.y_true[rows], told.y_pred[rows])
+        assert result["ridge"].metrics["accuracy"].values[fold] == pytest.approx(accuracy)
+
+
+def test_a_metric_that_some_folds_lack_is_left_out_with_a_note():
+    splits = np.array([f"fold{min(i // 20, 3)}" for i in range(100)])
+    y = np.where(np.arange(100) % 3 == 0, "a", "b")
+    y[:20] = "a"  # the first fold holds one class only
+    head = cross_validate(NOISE, y, "ridge", splits=splits, **UNTUNED)["ridge"]
+    assert "roc_auc" not in head.metrics
+    assert head.notes == ("no ROC AUC: 1 of 4 test parts hold one class only.",)
