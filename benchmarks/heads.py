@@ -152,10 +152,7 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     tried = ~np.isnan(quick).any(axis=1)
     chosen = int(np.where(tried, quick.mean(axis=1), -1).argmax())
     theirs = int(slow.mean(axis=1).argmax())
-    own = quick[theirs] if row.measured == 1 else slow[theirs]
-    error = float(own.std(ddof=1) / np.sqrt(len(own))) if np.isfinite(own).all() else None
-    if error is None:  # the naive choice was not tried: the spread of what was chosen
-        error = float(quick[chosen].std(ddof=1) / np.sqrt(FOLDS))
+    error = float(quick[chosen].std(ddof=1) / np.sqrt(FOLDS))
     behind = float(slow[theirs].mean() - slow[chosen].mean())
     both = np.abs(quick[tried][:, : row.measured].mean(axis=1) - slow[tried].mean(axis=1))
     ratio = statistics.median(naive) / statistics.median(fast)

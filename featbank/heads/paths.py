@@ -252,7 +252,9 @@ def _order(C: Array, scores: Array, *, bounded: bool) -> Iterator[int]:
             if bounded and scores[v].min() >= 1:
                 return
         return
-    step = 1 << max(1, int(np.log2(len(C) / 5)))
+    # A step of more than a decade costs as much as the values that it leaps over.
+    decades = float(np.log10(C.max() / C.min()))
+    step = 1 << max(0, int(np.log2(max(1.0, (len(C) - 1) / max(decades, 1.0)))))
     tried: list[int] = []
     places = [*range(0, len(C), step)]
     if places[-1] != len(C) - 1:
@@ -272,10 +274,15 @@ def _order(C: Array, scores: Array, *, bounded: bool) -> Iterator[int]:
 
 
 def _falls(scores: Array) -> bool:
-    """Tell whether the last two of ascending values are clearly worse than the best."""
+    """Tell whether ascending values are past the best: two clearly worse, or three no better."""
     best = int(scores.mean(axis=1).argmax())
-    if len(scores) - best <= 2:
+    later = scores[best + 1 :]
+    if len(later) >= 3:
+        return True
+    if len(later) < 2:
         return False
-    worse = scores[best] - scores[-2:]
-    error = worse.std(axis=1, ddof=1) / np.sqrt(worse.shape[1]) if worse.shape[1] > 1 else 0.0
+    worse = scores[best] - later
+    if worse.shape[1] < 2:
+        return False
+    error = worse.std(axis=1, ddof=1) / np.sqrt(worse.shape[1])
     return bool(np.all(worse.mean(axis=1) > error))

@@ -15,12 +15,13 @@ the same answer. The problem that is solved is scikit-learn's in any case, each 
 own rows; what is handed on are scores, and the chosen head is fitted by itself afterwards.
 
 **Coarse to fine.** A grid of C with `COARSE` or more values is not tried in full by `logreg` and
-`linear-svm`: first some values far apart, in ascending order, until the score has fallen twice by
-more than one standard error of the difference to the best; then the gaps around the best are halved
-until its neighbours are known (as CLIP's linear probe does, Radford et al. 2021, A.3). That finds
-the best value where the score has one peak. Values that were not tried have NaN for scores. With a
-score that can't be above 1, ascending values end at a perfect one, which costs nothing: a later one
-could at best be equal, and the first of equals is taken.
+`linear-svm`: first values about a decade apart, in ascending order, until two are worse than the
+best by more than one standard error of the difference over folds, or three are no better; then the
+gaps around the best are halved until its neighbours are known (as CLIP's linear probe does, Radford
+et al. 2021, A.3). That finds the best value where the score has one peak; where it has several, it
+may find a lower one. Values that were not tried have NaN for scores. Shorter grids are tried in
+full, but for this: where a score can't be above 1, ascending values end at a perfect one. That
+costs nothing, for a later one could at best be equal, and the first of equals is taken.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COARSE", "Sweep", "Task", "as_task", "sweep"]
+from featbank.heads.choice import LAYER
+
+__all__ = ["COARSE", "Sweep", "Task", "as_task", "grid_search", "sweep"]
 
 Array = npt.NDArray[Any]
 Fold = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
@@ -144,9 +147,13 @@ def sweep(
     HeadError
         The Gram matrices of an SVM would not fit in memory.
     """
+    if LAYER in values:
+        from featbank.heads.columns import sweep_blocks
+
+        return sweep_blocks(estimator, values, X, y, folds, scoring=scoring, **fit_params)
     task = as_task(estimator, values, X, y, folds, scoring, fit_params)
     if task is None:
-        return _grid_search(estimator, values, X, y, folds, scoring, fit_params)
+        return grid_search(estimator, values, X, y, folds, scoring=scoring, **fit_params)
     from featbank.heads.paths import PATHS
 
     (key,) = values
@@ -155,15 +162,17 @@ def sweep(
     return Sweep([{key: value} for value in task.values], scores, int(means.argmax()))
 
 
-def _grid_search(
+def grid_search(
     estimator: Any,
     values: dict[str, list[Any]],
     X: Array,
     y: Array,
     folds: Sequence[Fold],
-    scoring: Any,
-    fit_params: dict[str, Any],
+    *,
+    scoring: Any = None,
+    **fit_params: Any,
 ) -> Sweep:
+    """Do what `sweep` does by scikit-learn's `GridSearchCV`, whatever the estimator."""
     from sklearn.model_selection import GridSearchCV
 
     search = GridSearchCV(

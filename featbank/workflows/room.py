@@ -89,8 +89,8 @@ def select_fitting(
     selection = dataclasses.replace(reader.located.selection, X=features)
     note = (
         f"{shown_size(COPIES * size)} would hold the features and a fit's copies, and "
-        f"{shown_size(budget)} may be taken: they were read in blocks, and C was chosen on one "
-        "inner fold."
+        f"{shown_size(budget)} may be taken: they were read in blocks; where C is chosen, one "
+        "inner fold chooses it."
     )
     return Chosen(selection, 1, (note,))
 

@@ -46,7 +46,7 @@ PARITY = [
 
 
 @pytest.mark.parametrize(("head", "k", "scoring"), PARITY)
-def test_scores_are_those_of_a_grid_search(head, k, scoring):
+def test_scores_are_those_of_agrid_search(head, k, scoring):
     X, y = data(k)
     folds = folds_of(X, y)
     found = sweep(make_head(head, random_state=0), grid(head), X, y, folds, scoring=scoring)
@@ -60,7 +60,7 @@ def test_scores_are_those_of_a_grid_search(head, k, scoring):
 
 
 @pytest.mark.parametrize("head", ["logreg", "linear-svm", "svm", "ridge"])
-def test_scores_with_fewer_rows_than_columns_are_those_of_a_grid_search(head):
+def test_scores_with_fewer_rows_than_columns_are_those_of_agrid_search(head):
     X, y = data(3, n=90, d=150)
     folds = folds_of(X, y)
     found = sweep(make_head(head, random_state=0), grid(head), X, y, folds)
@@ -71,7 +71,7 @@ def test_scores_with_fewer_rows_than_columns_are_those_of_a_grid_search(head):
 @pytest.mark.parametrize("head", ["logreg", "linear-svm", "svm"])
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("weighted", ["classes", "rows"])
-def test_weights_mean_what_they_mean_in_a_grid_search(head, k, weighted):
+def test_weights_mean_what_they_mean_in_agrid_search(head, k, weighted):
     X, y = data(k)
     keep = (y != "b") | (np.arange(len(y)) % 3 == 0)
     X, y = X[keep], y[keep]
@@ -150,7 +150,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("what", SLOW)
-def test_what_is_not_known_goes_through_a_grid_search(what):
+def test_what_is_not_known_goes_through_agrid_search(what):
     X, y = data(2)
     estimator = SLOW[what]
     prefix = f"{estimator.steps[-1][0]}__" if hasattr(estimator, "steps") else ""
@@ -187,7 +187,7 @@ def test_heads_without_scaling_are_swept_too(estimator, normalized):
     assert np.abs(found.scores - wanted).max() <= 2.5 / 80
 
 
-def test_two_parameters_go_through_a_grid_search():
+def test_two_parameters_go_through_agrid_search():
     X, y = data(2)
     values = {"svc__C": [1.0, 10.0], "svc__gamma": [1e-3, 1e-2]}
     found = sweep(make_head("svm"), values, X, y, folds_of(X, y))
@@ -262,7 +262,7 @@ def test_constant_features_and_copies_of_features_do_no_harm():
         assert np.abs(found - wanted).max() <= 2.5 / 80, head
 
 
-def test_a_fold_without_a_class_goes_through_a_grid_search():
+def test_a_fold_without_a_class_goes_through_agrid_search():
     X, y = data(3)
     order = np.argsort(y, kind="stable")
     X, y = X[order], y[order]
