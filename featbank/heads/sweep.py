@@ -215,6 +215,8 @@ def as_task(
     if fit_params and type(last).__name__ in ("RidgeClassifier", "KNeighborsClassifier"):
         return None
     weights = {k: np.asarray(v, dtype=np.float64) for k, v in fit_params.items()}
+    if any(w.min() < 0 or w[rows].sum() <= 0 for w in weights.values() for rows, _ in folds):
+        return None  # what to say of such weights is scikit-learn's
     from featbank.heads.scoring import scorer
 
     y = np.asarray(y)

@@ -16,6 +16,7 @@ from featbank.errors import HeadError
 from featbank.evaluation.fitting import choose
 from featbank.evaluation.inputs import checked
 from featbank.evaluation.plan import plan_final
+from featbank.heads.fits import fit_head
 from featbank.heads.registry import grid, head_name, make_head
 from featbank.heads.weights import by_step
 
@@ -54,7 +55,7 @@ class HeadFit:
         by_step = config_context(enable_metadata_routing=False)
         with by_step if self.weights else contextlib.nullcontext():
             best = self._chosen(X, y) if self.tune else {}
-            self.estimator.set_params(**best).fit(X, y, **self.weights)
+            fit_head(self.estimator.set_params(**best), X, y, **self.weights)
         return best
 
     def _chosen(self, X: Array, y: Array) -> dict[str, Any]:
