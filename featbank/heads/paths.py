@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
+from sklearn.covariance import ledoit_wolf
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_class_weight
 
 from featbank.heads import kernel
@@ -119,6 +121,40 @@ def ridge(task: Task) -> Array:
     )
 
 
+def lda(task: Task) -> Array:
+    """One pooled covariance a fold; each shrinkage is a Cholesky factorisation of its own."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    scores = np.empty((len(task.values), len(task.folds)))
+    k = len(task.classes)
+    for f, (rows, held) in enumerate(task.folds):
+        given, others = _scaled(task, rows, held)
+        X, others = given.astype(np.float64), others.astype(np.float64)
+        codes = task.codes[rows]
+        share = np.bincount(codes, minlength=k) / len(codes)
+        means = np.stack([X[codes == c].mean(axis=0) for c in range(k)])
+        apart = X - means[codes]
+        pooled = apart.T @ apart / len(X)
+        for v, shrinkage in enumerate(task.values):
+            if shrinkage == "auto":
+                covariance = sum(share[c] * _ledoit_wolf(given[codes == c]) for c in range(k))
+            else:
+                covariance = (1 - shrinkage) * pooled
+                covariance[np.diag_indices_from(covariance)] += (
+                    shrinkage * np.trace(pooled) / len(pooled)
+                )
+            factor = cho_factor(covariance, overwrite_a=True, check_finite=False)
+            coef = cho_solve(factor, means.T, check_finite=False)
+            decision = others @ coef - (means.T * coef).sum(axis=0) / 2 + np.log(share)
+            said = (
+                Answers.by(task.classes, decision[:, 1] - decision[:, 0], _two_sided)
+                if k == 2
+                else Answers.by(task.classes, decision, softmax)
+            )
+            scores[v, f] = task.score(said, held)
+    return scores
+
+
 def knn(task: Task) -> Array:
     """Find the neighbours of the largest k once a fold; the first of them are a smaller k's."""
     scores = np.empty((len(task.values), len(task.folds)))
@@ -143,8 +179,16 @@ PATHS: dict[str, Callable[[Task], Array]] = {
     "SVC": svm,
     "RidgeClassifier": ridge,
     "KNeighborsClassifier": knn,
+    "LinearDiscriminantAnalysis": lda,
 }
 """By the name of the class of a pipeline's last step."""
+
+
+def _ledoit_wolf(X: Array) -> Array:
+    """Return a class's covariance as `LinearDiscriminantAnalysis` shrinks it by ``"auto"``."""
+    scaler = StandardScaler()
+    covariance: Array = ledoit_wolf(scaler.fit_transform(X))[0]
+    return scaler.scale_[:, None] * covariance * scaler.scale_
 
 
 def _two_sided(decision: Array) -> Array:

@@ -8,6 +8,7 @@ linear-svm the same, one class against the rest                                 
 svm        one Gram matrix a fold for all values of C                                  kernel
 ridge      Gram matrices of all folds from a few products, a factorisation an alpha    ridge
 knn        the neighbours of the largest k, found once a fold
+lda        one pooled covariance a fold, a factorisation a shrinkage
 ========== =========================================================================== =============
 
 Any other estimator, grid or parameter goes through scikit-learn's `GridSearchCV`, and so it gets
@@ -207,12 +208,15 @@ def as_task(
         X, scaler = scaler.fit_transform(X), None
     elif scaler is not None and not _is_standard(scaler):
         return None
-    if scaler is None and type(last).__name__ == "RidgeClassifier":
+    kind = type(last).__name__
+    if scaler is None and kind == "RidgeClassifier":
         return None
+    if kind == "LinearDiscriminantAnalysis" and not all(v == "auto" or v for v in values[key]):
+        return None  # without shrinkage a covariance may be singular
     known = [f"{part}__sample_weight" if part else "sample_weight" for part in (scaler_name, name)]
     if any(k not in known or v is None or len(v) != len(X) for k, v in fit_params.items()):
         return None
-    if fit_params and type(last).__name__ in ("RidgeClassifier", "KNeighborsClassifier"):
+    if fit_params and kind not in ("LogisticRegression", "LinearSVC", "SVC"):
         return None
     weights = {k: np.asarray(v, dtype=np.float64) for k, v in fit_params.items()}
     if any(w.min() < 0 or w[rows].sum() <= 0 for w in weights.values() for rows, _ in folds):
@@ -250,6 +254,10 @@ _PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "SVC": ("C", {"decision_function_shape": "ovr", "break_ties": False}),
     "RidgeClassifier": ("alpha", {"fit_intercept": True, "positive": False, "class_weight": None}),
     "KNeighborsClassifier": ("n_neighbors", {"weights": "uniform"}),
+    "LinearDiscriminantAnalysis": (
+        "shrinkage",
+        {"solver": "lsqr", "priors": None, "covariance_estimator": None},
+    ),
 }
 """The parameter that a path sweeps, and what others have to be for it to solve the same problem."""
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_classification
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -39,7 +40,7 @@ def search(estimator, values, X, y, folds, scoring=None, **fit_params):
 
 PARITY = [
     (head, k, scoring)
-    for head in ("logreg", "linear-svm", "svm", "ridge", "knn")
+    for head in ("logreg", "linear-svm", "svm", "ridge", "knn", "lda")
     for k in (2, 3)
     for scoring in ("accuracy", "f1_macro")
 ]
@@ -59,7 +60,7 @@ def test_scores_are_those_of_agrid_search(head, k, scoring):
     }
 
 
-@pytest.mark.parametrize("head", ["logreg", "linear-svm", "svm", "ridge"])
+@pytest.mark.parametrize("head", ["logreg", "linear-svm", "svm", "ridge", "lda"])
 def test_scores_with_fewer_rows_than_columns_are_those_of_agrid_search(head):
     X, y = data(3, n=90, d=150)
     folds = folds_of(X, y)
@@ -136,6 +137,7 @@ SLOW = {
     "scaling without a mean": make_pipeline(StandardScaler(with_mean=False), LogisticRegression()),
     "two steps before": make_pipeline(MinMaxScaler(), StandardScaler(), LogisticRegression()),
     "ridge without scaling": RidgeClassifier(),
+    "another decomposition": make_pipeline(StandardScaler(), LinearDiscriminantAnalysis()),
     "another solver": make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cg")),
     "another penalty": make_pipeline(
         StandardScaler(), LogisticRegression(l1_ratio=0.5, solver="saga")
@@ -156,7 +158,9 @@ def test_what_is_not_known_goes_through_agrid_search(what):
     prefix = f"{estimator.steps[-1][0]}__" if hasattr(estimator, "steps") else ""
     own = estimator.get_params()
     key = next(
-        f"{prefix}{name}" for name in ("C", "alpha", "max_depth") if f"{prefix}{name}" in own
+        f"{prefix}{name}"
+        for name in ("C", "alpha", "shrinkage", "max_depth")
+        if f"{prefix}{name}" in own
     )
     folds = folds_of(X, y)
     assert as_task(estimator, {key: [1, 2]}, X, y, folds, None, {}) is None
