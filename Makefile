@@ -33,12 +33,19 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Ten minutes. `python benchmarks/extraction.py --make-environments` brings the other packages.
+# A quarter of an hour. `python benchmarks/extraction.py --make-environments` brings the other
+# packages. Of the heads these are short forms, on features that are made; with --bank they take a
+# bank's.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/extraction.py --quick
 	$(BIN)/python benchmarks/second_run.py --files 10000,100000
 	$(BIN)/python benchmarks/bank_read.py
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/parity.py --quick
+	$(BIN)/python benchmarks/heads.py --quick
+	$(BIN)/python benchmarks/heads_quality.py --quick
+	$(BIN)/python benchmarks/leakage.py
+	$(BIN)/python benchmarks/mlp.py --rounds 2
 
 clean:
 	rm -rf $(VENV) demo build dist

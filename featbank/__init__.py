@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featbank.data.sources import Source, open_source
     from featbank.estimator import FeatureExtractor, TransferClassifier
     from featbank.evaluation.crossval import cross_validate
-    from featbank.evaluation.curves import learning_curve
+    from featbank.evaluation.curves.run import learning_curve
     from featbank.evaluation.neighbours import near_duplicates
     from featbank.evaluation.protocols.registry import list_protocols
     from featbank.evaluation.protocols.result import ProtocolResult
@@ -58,7 +58,7 @@ _HOMES = {
     "fit": "featbank.workflows.fit",
     "fit_protocol": "featbank.workflows.protocol",
     "from_module": "featbank.backbones.module",
-    "learning_curve": "featbank.evaluation.curves",
+    "learning_curve": "featbank.evaluation.curves.run",
     "list_heads": "featbank.heads.registry",
     "list_protocols": "featbank.evaluation.protocols.registry",
     "make_head": "featbank.heads.registry",

@@ -1,4 +1,5 @@
 import importlib
+import os
 import struct
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 @pytest.fixture
 def script(monkeypatch):
-    """Import a script of the benchmarks, and forget it afterwards."""
+    """Import a script of the benchmarks, and forget it and the variables it sets afterwards."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
 
     def load(path):
         monkeypatch.syspath_prepend(str((BENCHMARKS / path).parent))
@@ -86,3 +88,84 @@ def test_a_leak_is_shown_where_the_naive_score_rises_and_featbanks_does_not(scri
     assert judged(0.8, 0.9, 0.81)["held"] is True
     assert judged(0.8, 0.805, 0.8)["held"] is False
     assert judged(0.8, 0.9, 0.84)["held"] is False
+
+
+@pytest.mark.parametrize("weight", [None, "balanced"])
+@pytest.mark.parametrize("k", [2, 4])
+def test_parity_holds_both_sides_against_scikit_learns_own_objectives(script, k, weight):
+    from sklearn.datasets import make_classification
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics.pairwise import rbf_kernel
+    from sklearn.svm import SVC, LinearSVC
+
+    parity = script("parity.py")
+    X, y = make_classification(90, 8, n_informative=6, n_classes=k, flip_y=0.2, random_state=0)
+    w, C = parity.of_classes(weight, y), 0.3
+    random = np.random.default_rng(0)
+    for head, objective in (
+        (LogisticRegression(C=C, tol=1e-10, max_iter=9999, class_weight=weight), parity.log_loss),
+        (LinearSVC(C=C, tol=1e-10, max_iter=99_999, class_weight=weight), parity.squared_hinge),
+    ):
+        head.fit(X, y)
+        least = objective((head.coef_, head.intercept_), X, y, C, w)
+        for _ in range(20):  # a minimum: whatever is near lies above
+            moved = head.coef_ + 1e-2 * random.normal(size=head.coef_.shape)
+            assert (objective((moved, head.intercept_), X, y, C, w) >= least - 1e-9).all()
+    svc = SVC(C=C, tol=1e-8, class_weight=weight).fit(X, y)
+    duals, K = parity.scattered(svc, len(X)), rbf_kernel(X, gamma=svc._gamma)
+    least = parity.dual_loss(duals, K, y, C, w)
+    assert (parity.dual_loss(0.99 * duals, K, y, C, w) > least).all()
+    assert least[0] < 0
+
+
+def test_parity_is_lost_by_what_its_claim_names(script):
+    parity = script("parity.py")
+    X, y = np.zeros((12, 1), np.float32), np.arange(12) % 2
+    good = {"coef": 1e-5, "above": 1e-6, "default": 1e-3, "agree": 0.999, "default_agree": 0.9}
+    scores = np.array([[0.5, 0.6, 0.7], [0.8, 0.7, 0.9]])
+
+    def held(path="ridge", theirs=scores, **changes):
+        return parity.measured(
+            path,
+            parity.Case("", X, y),
+            values=[good, {**good, **changes}],
+            scores=scores,
+            theirs=theirs,
+            choices=[1, 2],
+        )["held"]
+
+    assert held()
+    assert not held(above=2e-4)
+    assert not held(coef=0.01)
+    assert held("logreg", coef=0.1)
+    assert held(agree=0.91)
+    assert not held(agree=0.89)
+    assert not held(theirs=scores[::-1])
+    assert held("knn")
+    assert not held("knn", theirs=scores + 1e-6)
+
+
+def test_heads_are_compared_on_the_same_folds_and_a_clear_loser_breaks_the_claim(script):
+    quality = script("heads_quality.py")
+    X, y = quality.faces(6, 10, 32)
+    assert len(X) == 60
+    assert np.bincount(y).tolist() == [10] * 6
+    data = quality.Features("faces", X, y)
+    found = quality.measure(data, ["ridge", "centroid"])
+    together = quality.cross_validate(X, y, ["ridge", "centroid"])
+    other = "centroid" if found["best"] == "ridge" else "ridge"
+    (behind,) = (row["behind"] for row in found["heads"] if row["head"] == other)
+    assert behind == together.compare(other, found["best"]).to_dict()
+    assert found["best"] in quality.table_of(found).splitlines()[2]
+
+    def claimed(mean, high, seconds=1.0, data="bank"):
+        row = {"behind": {"mean": mean, "ci95": [-1.0, high]}, "seconds": seconds}
+        heads = [{**row, "head": head} for head in quality.HEADS]
+        return list(quality.claims([{"data": data, "heads": heads}]).values())
+
+    assert claimed(-0.05, 0.01) == [True, True]
+    assert claimed(-0.005, -0.001) == [True, True]
+    assert claimed(-0.05, -0.01) == [True, False]
+    assert claimed(0.0, 0.0, seconds=25.0) == [False, True]
+    assert claimed(-0.5, -0.4, data="faces-like") == [None]
+    assert list(quality.claims([]).values()) == [None]

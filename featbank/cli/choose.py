@@ -6,70 +6,49 @@ from typing import Any
 
 import click
 
-from featbank.cli.fit import _class_weight, _parameters
 from featbank.cli.options import (
     bank_option,
+    class_weight_of,
+    features_options,
+    fits_options,
+    folds_options,
     json_option,
+    label_options,
+    parameters_of,
     print_json,
     progress_bar,
     readable,
+    rows_options,
+    set_option,
     shown,
-    together,
     words_of,
 )
-
-_which_options = together(
-    click.option("--recipe", metavar="NAME", help="Which backbone, if the bank has several."),
-    click.option("--layers", metavar="L,...", help="Which layers, if there are several."),
-    click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source."),
-    click.option("--label", metavar="COLUMN", help="The table's column that is the label."),
-    click.option(
-        "--positive",
-        metavar="TEST",
-        help='Two classes made of a column: "probability>0.5", "type==mono".',
-    ),
-    click.option("--classes", metavar="A,B,...", help="Only these classes."),
-    click.option("--exclude", metavar="A,B,...", help="Not these classes."),
-    click.option(
-        "--split",
-        metavar="SPEC",
-        help="random:70/15/15, first:60/10, kfold:5, group:80/20, or none; by default the index's "
-        "own.",
-    ),
-)
-_fit_options = together(
-    click.option(
-        "--set", "params", multiple=True, metavar="NAME=VALUE", help="A head's parameter."
-    ),
-    click.option(
-        "--seed", type=int, metavar="N", default=0, show_default=True, help="Of folds and heads."
-    ),
-    click.option(
-        "--jobs",
-        type=int,
-        metavar="N",
-        default=-1,
-        help="Fits at the same time; by default one a core.",
-    ),
-)
+from featbank.cli.sections import Sectioned
 
 
 def _words(options: dict[str, Any]) -> dict[str, Any]:
     """Bring the shared options to the words of the workflows."""
-    cv = options.pop("cv")
     return {
         "source": list(options.pop("sources")) or None,
         "classes": words_of(options.pop("classes")),
         "exclude": words_of(options.pop("exclude")) or (),
-        "params": _parameters(options.pop("params")),
-        "cv": int(cv) if cv is not None and cv.is_integer() else cv,
+        "params": parameters_of(options.pop("params")),
         "random_state": options.pop("seed"),
         "n_jobs": options.pop("jobs"),
         **options,
     }
 
 
-@click.command()
+@click.command(
+    cls=Sectioned,
+    sections={
+        "Heads": "heads tune params scoring class_weight",
+        "Features and labels": "bank recipe layers sources label positive classes exclude",
+        "Draws and scores": "sizes draws uneven split cv near_duplicates metric worth seed",
+        "Running": "jobs",
+        "Output": "table as_json",
+    },
+)
 @bank_option
 @click.option(
     "--head",
@@ -79,7 +58,9 @@ def _words(options: dict[str, Any]) -> dict[str, Any]:
     metavar="NAME",
     help="May be repeated, or several separated by commas.",
 )
-@_which_options
+@features_options
+@label_options
+@rows_options
 @click.option(
     "--sizes", metavar="N,...", help="Labels a class; by default 1, 2, 4, ... up to 1024."
 )
@@ -136,7 +117,8 @@ def _words(options: dict[str, Any]) -> dict[str, Any]:
     show_default=True,
     help="What settings are chosen by.",
 )
-@_fit_options
+@set_option
+@fits_options
 @click.option("--csv", "table", metavar="FILE", help="Write the curves as a table.")
 @json_option
 def curve(
@@ -165,7 +147,7 @@ def curve(
             bank,
             names,
             sizes=_numbers(sizes),
-            class_weight=_class_weight(class_weight),
+            class_weight=class_weight_of(class_weight),
             progress=progress,
             **_words(options),
         )
@@ -179,12 +161,23 @@ def curve(
         click.echo(f"table in {shown(table)}")
 
 
-@click.command()
+@click.command(
+    cls=Sectioned,
+    sections={
+        "Head": "head params",
+        "Features and labels": "bank recipe layers sources label positive classes exclude",
+        "Ranking": "joins cost split cv repeats seed",
+        "Running": "jobs",
+        "Output": "as_json",
+    },
+)
 @bank_option
 @click.option(
     "--head", default="logreg", show_default=True, metavar="NAME", help="What ranks; not tuned."
 )
-@_which_options
+@features_options
+@label_options
+@rows_options
 @click.option(
     "--join",
     "joins",
@@ -193,18 +186,9 @@ def curve(
     help="Also rank these features joined, or all of them (all). May be repeated.",
 )
 @click.option("--cost", is_flag=True, help="Measure what each layer costs its network.")
-@click.option(
-    "--cv", type=float, metavar="K", help="Folds (5), or below 1 the share held out in each repeat."
-)
-@click.option(
-    "--repeats",
-    type=int,
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Times folds are redrawn.",
-)
-@_fit_options
+@folds_options
+@set_option
+@fits_options
 @json_option
 def select(*, bank: str, head: str, joins: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Rank all layers and backbones of the bank on the same folds.

@@ -8,27 +8,37 @@ import click
 
 from featbank.cli.options import (
     bank_option,
+    class_weight_of,
     columns_of,
+    features_options,
+    fits_options,
+    folds_options,
     json_option,
+    label_options,
+    parameters_of,
     print_json,
     progress_bar,
+    rows_options,
+    set_option,
     shown,
     words_of,
 )
 from featbank.cli.protocol import print_protocols, score_by_protocol
+from featbank.cli.sections import Sectioned
 
 
-def _value(text: str) -> Any:
-    """Read a parameter's value as a number, a list of numbers, a truth value, None or a word."""
-    import ast
-
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-@click.command()
+@click.command(
+    cls=Sectioned,
+    sections={
+        "Heads": "heads list_heads tune params scoring class_weight sample_weight calibrate "
+        "threshold protocol list_protocols",
+        "Features and labels": "bank recipe layers choose_layer sources label positive multilabel "
+        "classes exclude",
+        "Scores": "split cv repeats near_duplicates show_leak seed",
+        "Running": "jobs device memory",
+        "Output": "out no_save predictions details as_json",
+    },
+)
 @bank_option
 @click.option(
     "--head",
@@ -45,47 +55,24 @@ def _value(text: str) -> Any:
     help="Score by a published protocol instead. --list-protocols tells which there are.",
 )
 @click.option("--list-protocols", is_flag=True, help="List the protocols and end.")
-@click.option("--recipe", metavar="NAME", help="Which backbone, if the bank has several.")
-@click.option("--layers", metavar="L,...", help="Which layers, if there are several; joined.")
+@features_options
 @click.option(
     "--choose-layer", is_flag=True, help="Choose one layer inside each fold, instead of joining."
 )
-@click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source.")
-@click.option("--label", metavar="COLUMN", help="The table's column that is the label.")
-@click.option(
-    "--positive",
-    metavar="TEST",
-    help='Two classes made of a column: "probability>0.5", "type==mono".',
-)
+@label_options
 @click.option(
     "--multilabel",
     metavar="SIGN",
     is_flag=False,
     flag_value=";",
-    help='Images have several labels, with this sign between (";").',
+    help='Images have several labels, with this sign between; ";" if none is named.',
 )
-@click.option("--classes", metavar="A,B,...", help="Only these classes.")
-@click.option("--exclude", metavar="A,B,...", help="Not these classes.")
-@click.option(
-    "--split",
-    metavar="SPEC",
-    help="random:70/15/15, first:60/10, kfold:5, group:80/20, or none; by default the index's own.",
-)
-@click.option(
-    "--cv", type=float, metavar="K", help="Folds (5), or below 1 the share held out in each repeat."
-)
-@click.option(
-    "--repeats",
-    type=int,
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Times folds are redrawn.",
-)
+@rows_options
+@folds_options
 @click.option(
     "--tune/--no-tune", default=True, show_default=True, help="Choose settings inside each fold."
 )
-@click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="A head's parameter.")
+@set_option
 @click.option(
     "--class-weight",
     metavar="CLASS=W,...",
@@ -129,16 +116,7 @@ def _value(text: str) -> Any:
 @click.option(
     "--predictions", metavar="FILE.csv", help="Write what each image was taken for, with its path."
 )
-@click.option(
-    "--seed", type=int, metavar="N", default=0, show_default=True, help="Of folds and heads."
-)
-@click.option(
-    "--jobs",
-    type=int,
-    metavar="N",
-    default=-1,
-    help="Fits at the same time at most; by default one a core.",
-)
+@fits_options
 @click.option(
     "--device",
     metavar="NAME",
@@ -147,7 +125,7 @@ def _value(text: str) -> Any:
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="As 4GB; logreg and mlp read features that don't fit in blocks.",
+    help="What may be taken, such as 4GB; logreg and mlp read features that don't fit in blocks.",
 )
 @click.option(
     "--out", default=".", metavar="PATH", help="Folder for <head>.skops, or the one file's name."
@@ -199,7 +177,6 @@ def fit(
         score_by_protocol(protocol, bank=bank, as_json=as_json, details=details, **options)
         return
     names = [name for text in heads for name in words_of(text) or []]
-    cv = options.pop("cv")
     with progress_bar("fitting", "fit") as progress:
         result = workflow(
             bank,
@@ -207,10 +184,9 @@ def fit(
             source=list(sources) or None,
             classes=words_of(options.pop("classes")),
             exclude=words_of(options.pop("exclude")) or (),
-            params=_parameters(params),
-            class_weight=_class_weight(options.pop("class_weight")),
+            params=parameters_of(params),
+            class_weight=class_weight_of(options.pop("class_weight")),
             calibrate=calibrate or False,
-            cv=int(cv) if cv is not None and cv.is_integer() else cv,
             random_state=options.pop("seed"),
             n_jobs=options.pop("jobs"),
             out=None if no_save else options["out"],
@@ -226,25 +202,3 @@ def fit(
     for head in result.heads:
         if head.classifier:
             click.echo(f"saved {shown(head.classifier)}")
-
-
-def _class_weight(text: str | None) -> Any:
-    if text is None or text == "balanced":
-        return text
-    found = {}
-    for word in words_of(text) or []:
-        name, equals, value = word.rpartition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"write --class-weight balanced or CLASS=W,..., not {text!r}.")
-        found[name.strip()] = _value(value.strip())
-    return found
-
-
-def _parameters(texts: tuple[str, ...]) -> dict[str, Any] | None:
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"write --set NAME=VALUE, not {text!r}.")
-        found[name.strip()] = _value(value.strip())
-    return found or None

@@ -137,6 +137,70 @@ run_options = together(
     ),
 )
 
+features_options = together(
+    click.option("--recipe", metavar="NAME", help="Which backbone, if the bank has several."),
+    click.option(
+        "--layers",
+        metavar="L,...",
+        help="Which layers, if there are several: fit and curve join them.",
+    ),
+    click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source."),
+)
+
+label_options = together(
+    click.option("--label", metavar="COLUMN", help="The table's column that is the label."),
+    click.option(
+        "--positive",
+        metavar="TEST",
+        help='Two classes made of a column: "probability>0.5", "type==mono".',
+    ),
+)
+
+rows_options = together(
+    click.option("--classes", metavar="A,B,...", help="Only these classes."),
+    click.option("--exclude", metavar="A,B,...", help="Not these classes."),
+    click.option(
+        "--split",
+        metavar="SPEC",
+        help="random:70/15/15, first:60/10, kfold:5, group:80/20, or none; by default the index's "
+        "own.",
+    ),
+)
+
+folds_options = together(
+    click.option(
+        "--cv",
+        type=float,
+        metavar="K",
+        help="Folds (5), or below 1 the share held out in each repeat.",
+    ),
+    click.option(
+        "--repeats",
+        type=int,
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Times folds are redrawn.",
+    ),
+)
+
+set_option = click.option(
+    "--set", "params", multiple=True, metavar="NAME=VALUE", help="A head's parameter."
+)
+
+fits_options = together(
+    click.option(
+        "--seed", type=int, metavar="N", default=0, show_default=True, help="Of folds and heads."
+    ),
+    click.option(
+        "--jobs",
+        type=int,
+        metavar="N",
+        default=-1,
+        help="Fits at the same time at most; by default one a core.",
+    ),
+)
+
 
 def words_of(text: str | None) -> list[str] | None:
     """Split a list of names at its commas."""
@@ -155,6 +219,40 @@ def source_words(options: dict[str, Any]) -> dict[str, Any]:
 def model_words(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of the backbone out of a command's."""
     return {name: options.pop(name) for name in MODEL_OPTIONS}
+
+
+def class_weight_of(text: str | None) -> Any:
+    """Read the weights of classes: "balanced", or a number for each that is named."""
+    if text is None or text == "balanced":
+        return text
+    found = {}
+    for word in words_of(text) or []:
+        name, equals, value = word.rpartition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"write --class-weight balanced or CLASS=W,..., not {text!r}.")
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def parameters_of(texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Read a head's parameters; None where there are none."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"write --set NAME=VALUE, not {text!r}.")
+        found[name.strip()] = _value(value.strip())
+    return found or None
+
+
+def _value(text: str) -> Any:
+    """Read a parameter's value as a number, a list of numbers, a truth value, None or a word."""
+    import ast
+
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def print_json(data: Any) -> None:

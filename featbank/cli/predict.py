@@ -62,6 +62,7 @@ def predict(
     from featbank.extraction.allocator import keep_large_blocks
     from featbank.workflows.extract import run_settings
     from featbank.workflows.predict import predict as workflow
+    from featbank.workflows.predictions import check_table
 
     keep_large_blocks()
     if as_json and table == "-":
@@ -70,8 +71,8 @@ def predict(
         raise click.UsageError("--probabilities belongs to --csv.")
     if top < 1:
         raise click.UsageError("--top is 1 or more.")
-    if table is not None:
-        _check_folder(table)
+    if table is not None and table != "-":
+        check_table(table)
     opened = Classifier.load(classifier, trust=options.pop("trust"), plain=True)
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)
@@ -106,19 +107,6 @@ def predict(
         click.echo(f"can't read {shown(path)}: {reason}", err=True)
     if not result.predictions:
         raise SystemExit(1)
-
-
-def _check_folder(table: str) -> None:
-    """Find out before the images are embedded, not after."""
-    if table == "-":
-        return
-    from featbank.errors import DataError
-
-    folder = os.path.dirname(table) or "."
-    if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder} to write {table} in; make it first.")
-    if os.path.isdir(table):
-        raise DataError(f"{table} is a folder; name a file after --csv.")
 
 
 def _table(result: PredictionResult, *, probabilities: bool) -> str:

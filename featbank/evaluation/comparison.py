@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank.errors import EvaluationError, nearest
-from featbank.evaluation.labelmeter import LabelMeter
-from featbank.evaluation.metrics import (
+from featbank.evaluation.intervals import (
+    HIGHEST,
+    ROUNDING,
     Estimate,
-    Meter,
     corrected_t,
     percentiles,
     resampled,
     wilson,
 )
+from featbank.evaluation.metrics import Meter
+from featbank.evaluation.multilabel.meter import LabelMeter
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import EvaluationResult, HeadResult
@@ -35,7 +37,7 @@ def differences(
     Over folds and repeats the interval is `corrected_t` of the differences fold by fold; with a
     single scored part that of the differences in the same 1,000 resamples. Where the differences
     are all alike, an accuracy's interval is as wide as heads that agree on every image leave room
-    for: `wilson` of no disagreement.
+    for, `wilson` of no disagreement, and other metrics have none.
 
     Raises
     ------
@@ -62,9 +64,13 @@ def differences(
                 low, high = percentiles(drawn[0][name] - drawn[1][name])
             else:
                 low = high = float("nan")
-        if low == high and name == "accuracy":
-            room = wilson(0.0, len(np.unique(first.predictions.unit)))[1]
+        if high - low <= ROUNDING:
+            room = float("nan")
+            if name == "accuracy":
+                room = wilson(0.0, len(np.unique(first.predictions.unit)))[1]
             low, high = mean - room, mean + room
+        end = HIGHEST.get(name, 1.0)
+        low, high = (float(np.clip(one, -end, end)) for one in (low, high))
         found[name] = Estimate(mean, low, high, values)
     return found
 

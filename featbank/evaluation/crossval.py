@@ -1,77 +1,35 @@
-"""Cross-validation of heads on features, and the final fit: `cross_validate` and `fit_final`."""
+"""Cross-validation of heads on features: `cross_validate`."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError
-from featbank.evaluation.fitting import Candidate, Fitted, candidates, fit
+from featbank.evaluation.fitting import Candidate, Fitted, candidates, check_scoring, fit
 from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.labelsets import are_label_sets
-from featbank.evaluation.metrics import (
-    CALIBRATION,
-    METRICS,
-    Estimate,
-    Meter,
-    bootstrap,
-    corrected_t,
-    wilson,
-)
+from featbank.evaluation.intervals import Estimate, estimates
+from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
+from featbank.evaluation.multilabel.sets import are_label_sets
 from featbank.evaluation.neighbours import NearDuplicates
-from featbank.evaluation.parallel import run
-from featbank.evaluation.plan import Part, Plan, plan, plan_final, plan_naive
+from featbank.evaluation.parallel import Progress, run
+from featbank.evaluation.plan import Part, Plan, plan, plan_naive, ratio_of
 from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
 from featbank.heads.outputs import Outputs, outputs
 from featbank.heads.streaming import Blocks
 from featbank.heads.weights import by_step, checked_weights, of_classes
 
-__all__ = ["FinalFit", "cross_validate", "fit_final"]
+__all__ = ["check_plain", "cross_validate", "most_common", "notes_on", "prepared"]
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
-
-_HIGHEST = {"log_loss": np.inf, "brier": 2.0}
-"""The ends of metrics that may exceed 1."""
-
-
-@dataclass(frozen=True)
-class FinalFit:
-    """A head fitted for use.
-
-    Attributes
-    ----------
-    head : str
-    estimator : estimator
-        Fitted on the labels as given.
-    classes : tuple of str
-        In the order of the estimator's ``classes_``.
-    best_params : dict
-        What was chosen; empty where nothing was.
-    rows : ndarray of intp
-        Positions of the rows it was fitted on.
-    seconds : float
-    notes : tuple of str
-    learned : dict of str to float
-        The temperature and the threshold, where they were asked for.
-    """
-
-    head: str
-    estimator: Any
-    classes: tuple[str, ...]
-    best_params: dict[str, Any]
-    rows: Array
-    seconds: float
-    notes: tuple[str, ...]
-    learned: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,12 +145,12 @@ def cross_validate(
 
     Notes
     -----
-    Intervals are of 95 %: over folds and repeats `featbank.evaluation.metrics.corrected_t`, for a
-    single scored part `featbank.evaluation.metrics.bootstrap`.
+    Intervals are of 95 %: over folds and repeats `featbank.evaluation.intervals.corrected_t`, for a
+    single scored part `featbank.evaluation.intervals.bootstrap`.
 
     With several labels a row each label has a classifier against the rest, folds are stratified by
     label, settings are chosen by mAP (or by the mean of another `scoring` over labels), and the
-    result is a `featbank.evaluation.labelresult.LabelResult`.
+    result is a `featbank.evaluation.multilabel.result.LabelResult`.
 
     Examples
     --------
@@ -202,9 +160,23 @@ def cross_validate(
     >>> [round(head.metrics["accuracy"].mean, 1) for head in result.heads]
     [0.8, 1.0]
     """
+    options: dict[str, Any] = {
+        "splits": splits,
+        "groups": groups,
+        "digests": digests,
+        "near_duplicates": near_duplicates,
+        "tune": tune,
+        "params": params,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        "calibrate": calibrate,
+        "threshold": threshold,
+        "scoring": scoring,
+        "random_state": random_state,
+    }
     if classes is not None or are_label_sets(y):
-        _check_plain(X, device)
-        from featbank.evaluation.multilabel import cross_validate_sets
+        check_plain(X, device)
+        from featbank.evaluation.multilabel.run import cross_validate_sets
 
         return cross_validate_sets(
             X,
@@ -213,37 +185,12 @@ def cross_validate(
             classes=classes,
             cv=cv,
             repeats=repeats,
-            splits=splits,
-            groups=groups,
-            digests=digests,
-            near=near_duplicates,
-            tune=tune,
-            params=params,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            scoring=scoring,
-            random_state=random_state,
             n_jobs=n_jobs,
             progress=progress,
-            calibrate=calibrate,
-            threshold=threshold,
             show_leak=show_leak,
+            **options,
         )
-    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
-    _check_threshold(threshold, data)
-    weights = checked_weights(sample_weight, len(X))
-    found = candidates(
-        head,
-        params=params,
-        tune=tune,
-        class_weight=of_classes(class_weight, data.classes),
-        calibrate=calibrate,
-        threshold=threshold,
-        scoring=scoring,
-        seed=random_state,
-        device=device,
-    )
-    weights = _weights_of(found, weights, data.rows)
+    data, found, weights = prepared(X, y, head, device=device, **options)
     made = plan(data, cv=cv, repeats=repeats, seed=random_state)
     naive: tuple[Part, ...] = ()
     told = ""
@@ -255,15 +202,11 @@ def cross_validate(
         for candidate in found
         for part in parts
     ]
-    scored: list[_Scored] = []
     size = data.X.shape[0] * data.X.shape[1]
     # One process reads what is streamed; one has the device.
     features: Any = data.X
     jobs = 1 if isinstance(features, Blocks) or device is not None else n_jobs
-    for one in run(_score, tasks, n_jobs=jobs, work=size * len(tasks)):
-        scored.append(one)
-        if progress is not None:
-            progress(len(scored), len(tasks))
+    scored = list(run(_score, tasks, n_jobs=jobs, work=size * len(tasks), progress=progress))
     per_head = [scored[i : i + len(parts)] for i in range(0, len(scored), len(parts))]
     return EvaluationResult(
         heads=tuple(
@@ -281,106 +224,18 @@ def cross_validate(
             *made.notes,
             *([f"no naive score: {told}"] if told else []),
             *_imbalance(data, found, scoring),
-            *_notes_on(weights),
+            *notes_on(weights),
         ),
         near_duplicates=data.near and data.near.spread(data.rows, len(X)),
         class_sizes=tuple(np.bincount(data.codes).tolist()),
         repeats=repeats,
-        ratio=_ratio(made.parts),
+        ratio=ratio_of(made.parts),
         random_state=random_state,
     )
 
 
-def fit_final(
-    X: Any,
-    y: Any,
-    head: Any = "svm",
-    *,
-    classes: Sequence[str] | None = None,
-    splits: Any = None,
-    groups: Any = None,
-    digests: Any = None,
-    tune: bool = True,
-    params: Mapping[str, Any] | None = None,
-    class_weight: Any = None,
-    sample_weight: Any = None,
-    calibrate: bool | str = False,
-    threshold: str | None = None,
-    scoring: str = "accuracy",
-    near_duplicates: float | NearDuplicates | None = None,
-    random_state: int = 0,
-    device: str | None = None,
-) -> FinalFit:
-    """Fit one head for use, on all labelled rows that no split ``test`` reserves.
-
-    Hyper-parameters are chosen by cross-validation on these rows (with train, valid and test: on
-    valid), as `cross_validate` does inside a fold; see there for the arguments and errors.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> X, y = load_iris(return_X_y=True)
-    >>> fit_final(X, y, "ridge", params={"alpha": 1.0}).estimator.predict(X[:2])
-    array([0, 0])
-    """
-    if classes is not None or are_label_sets(y):
-        _check_plain(X, device)
-        from featbank.evaluation.multilabel import fit_final_sets
-
-        return fit_final_sets(
-            X,
-            y,
-            head,
-            classes=classes,
-            splits=splits,
-            groups=groups,
-            digests=digests,
-            near=near_duplicates,
-            tune=tune,
-            params=params,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            scoring=scoring,
-            random_state=random_state,
-            calibrate=calibrate,
-            threshold=threshold,
-        )
-    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
-    _check_threshold(threshold, data)
-    weights = checked_weights(sample_weight, len(X))
-    (candidate,) = candidates(
-        [head],
-        params=params,
-        tune=tune,
-        class_weight=of_classes(class_weight, data.classes),
-        calibrate=calibrate,
-        threshold=threshold,
-        scoring=scoring,
-        seed=random_state,
-        device=device,
-    )
-    weights = _weights_of([candidate], weights, data.rows)
-    part = plan_final(data, seed=random_state)
-    fitted = fit(
-        candidate,
-        data.X[part.train],
-        data.y[part.train],
-        part.inner,
-        sample_weight=None if weights is None else weights[part.train],
-    )
-    return FinalFit(
-        head=candidate.name,
-        estimator=fitted.estimator,
-        classes=tuple(str(c) for c in fitted.estimator.classes_),
-        best_params=fitted.best_params,
-        rows=data.rows[part.train],
-        seconds=fitted.seconds,
-        notes=fitted.notes,
-        learned=fitted.learned,
-    )
-
-
-def _check_plain(X: Any, device: str | None) -> None:
+def check_plain(X: Any, device: str | None) -> None:
+    """Refuse to learn several labels an image in blocks or on a device."""
     if device is not None or isinstance(X, Blocks):
         raise EvaluationError(
             "several labels an image are learned on the CPU, from features in memory; leave the "
@@ -388,12 +243,42 @@ def _check_plain(X: Any, device: str | None) -> None:
         )
 
 
-def _check_threshold(threshold: str | None, data: Inputs) -> None:
+def prepared(
+    X: Any,
+    y: Any,
+    head: Any,
+    *,
+    splits: Any,
+    groups: Any,
+    digests: Any,
+    near_duplicates: float | NearDuplicates | None,
+    class_weight: Any,
+    sample_weight: Any,
+    threshold: str | None,
+    random_state: int,
+    **words: Any,
+) -> tuple[Inputs, list[Candidate], Array | None]:
+    """Check what was given; build candidates, and return the weights of the labelled rows."""
+    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
     if threshold is not None and len(data.classes) != 2:
         raise EvaluationError(
             f"a threshold parts two classes, and there are {len(data.classes)}; choose two of "
             "them, or ask for no threshold."
         )
+    weights = checked_weights(sample_weight, len(X))
+    found = candidates(
+        head,
+        class_weight=of_classes(class_weight, data.classes),
+        threshold=threshold,
+        seed=random_state,
+        **words,
+    )
+    check_scoring(words["scoring"], data.classes, found)
+    if weights is None:
+        return data, found, None
+    for candidate in found:
+        by_step(candidate.estimator, candidate.name, weights)
+    return data, found, weights[data.rows]
 
 
 def _imbalance(data: Inputs, found: Sequence[Candidate], scoring: str) -> list[str]:
@@ -402,27 +287,14 @@ def _imbalance(data: Inputs, found: Sequence[Candidate], scoring: str) -> list[s
     if sizes[most] < 10 * sizes[least]:
         return []
     large, small = (f"{str(data.classes[c])!r} has {sizes[c]} images" for c in (most, least))
-    note = f"classes differ tenfold or more ({large}, {small}): balanced metrics stand first"
+    note = f"classes differ tenfold or more ({large}, {small}): go by balanced metrics"
     if scoring == "accuracy" and any(candidate.grid() for candidate in found):
-        note += ", but settings are chosen by accuracy; scoring balanced_accuracy chooses by that"
+        note += "; settings are chosen by accuracy, but with scoring balanced_accuracy by that"
     return [note + "."]
 
 
-def _ratio(parts: Sequence[Part]) -> float:
-    """Return rows scored on over rows learned from, the mean of the parts."""
-    return float(np.mean([len(part.test) / len(part.train) for part in parts]))
-
-
-def _weights_of(found: Sequence[Candidate], weights: Array | None, rows: Int) -> Array | None:
-    """Return the weights of the labelled rows, once it is sure that every head takes them."""
-    if weights is None:
-        return None
-    for candidate in found:
-        by_step(candidate.estimator, candidate.name, weights)
-    return weights[rows]
-
-
-def _notes_on(weights: Array | None) -> list[str]:
+def notes_on(weights: Array | None) -> list[str]:
+    """Say what sample weights mean, where there are any."""
     if weights is None:
         return []
     return ["sample weights count in fitting alone; the scores weigh every image alike."]
@@ -443,42 +315,33 @@ def _score(
         X[part.train],
         y[part.train],
         part.inner,
+        across=part.across,
         sample_weight=None if weights is None else weights[part.train],
     )
     start = time.perf_counter()
-    told = _in_all_classes(outputs(fitted.estimator, X[part.test]), fitted.estimator, classes)
+    told = _outputs(fitted.estimator, X[part.test], classes)
     seconds = fitted.seconds + time.perf_counter() - start
     meter = Meter(codes[part.test], told.codes, told.scores, told.probability, len(classes))
     before = None
     if candidate.calibrate:
         own = _uncalibrated(fitted.estimator)
-        raw = _in_all_classes(outputs(own, X[part.test]), own, classes)
+        raw = _outputs(own, X[part.test], classes)
         if raw.probability is not None:
             before = Meter(meter.y, raw.codes, None, raw.probability, len(classes))
     # The fitted estimator stays behind: only numbers travel back from a worker.
     return _Scored(part, replace(fitted, estimator=None, seconds=seconds), told, meter, before)
 
 
+def _outputs(estimator: Any, X: Array, classes: Array) -> Outputs:
+    """Return what a fit, which may have lacked classes, says of rows, in columns of them all."""
+    known = np.searchsorted(classes, estimator.classes_)
+    return outputs(estimator, X).among(known, len(classes))
+
+
 def _uncalibrated(estimator: Any) -> Any:
     """Return the head inside a calibrated one."""
     platt = getattr(estimator, "calibrated_classifiers_", None)
     return platt[0].estimator if platt else estimator.estimator
-
-
-def _in_all_classes(told: Outputs, estimator: Any, classes: Array) -> Outputs:
-    """Bring outputs of a fit that lacked classes to columns of all of them."""
-    known = np.searchsorted(classes, estimator.classes_)
-    if len(known) == len(classes):
-        return told
-
-    def widened(values: Array | None, fill: float) -> Array | None:
-        if values is None:
-            return None
-        wide = np.full((len(values), len(classes)), fill, dtype=values.dtype)
-        wide[:, known] = values
-        return wide
-
-    return Outputs(known[told.codes], widened(told.scores, -np.inf), widened(told.probability, 0.0))
 
 
 def _head_result(
@@ -544,26 +407,8 @@ def _undefined(meters: Sequence[Meter]) -> list[str]:
 def _estimates(
     scored: Sequence[_Scored], meters: Sequence[Meter], units: Int, seed: int
 ) -> dict[str, Estimate]:
-    """Return the metrics that are defined in every part, with their intervals."""
-    by_part = [meter() for meter in meters]
-    names = [name for name in by_part[0] if all(name in found for found in by_part)]
-    values = {name: tuple(found[name] for found in by_part) for name in names}
-    if len(scored) == 1:
-        ends = bootstrap(meters[0], units[scored[0].part.test], seed=seed)
-    else:
-        ratio = _ratio([one.part for one in scored])
-        ends = {name: corrected_t(values[name], ratio) for name in names}
-    low, high = ends.get("accuracy", (0.0, 0.0))
-    if low == high:  # every part, or every resample, scored the same
-        tested = np.concatenate([one.part.test for one in scored])
-        ends["accuracy"] = wilson(float(np.mean(values["accuracy"])), len(np.unique(units[tested])))
-    estimates = {}
-    for name in names:
-        low, high = ends.get(name, (float("nan"), float("nan")))
-        top = _HIGHEST.get(name, 1.0)
-        low, high = (float(np.clip(end, 0.0, top)) for end in (low, high))
-        estimates[name] = Estimate(float(np.mean(values[name])), low, high, values[name])
-    return estimates
+    parts = [one.part for one in scored]
+    return estimates(meters, [units[p.test] for p in parts], ratio=ratio_of(parts), seed=seed)
 
 
 def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:
@@ -571,6 +416,7 @@ def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:
 
 
 def most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the parameters that most folds chose, the first of equal ones."""
     keys = [json.dumps(params, sort_keys=True, default=repr) for params in chosen]
     return chosen[keys.index(Counter(keys).most_common(1)[0][0])]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy.typing as npt
 
 from featbank.errors import HeadError
-from featbank.evaluation.fitting import Candidate, Fitted, noted
+from featbank.evaluation.fitting import Candidate, Fitted, watched
 from featbank.evaluation.plan import Fold
 from featbank.heads.arrays import choose_on, fit_on
 from featbank.heads.streaming import Blocks, fit_streamed
@@ -46,39 +45,28 @@ def fit_elsewhere(
     estimator = clone(candidate.estimator)
     least = min((len(rows) for rows, _ in inner), default=len(y))
     values = candidate.grid(n_samples=least)
-    notes = []
-    if values and not inner:
-        notes.append("a class is too small to choose parameters on; defaults were used.")
     weights = {}
     if sample_weight is not None:
         weights = by_step(estimator, candidate.name, sample_weight)
     best: dict[str, Any] = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            if isinstance(X, Blocks):
-                best = fit_streamed(
-                    estimator,
-                    X,
-                    y,
-                    values,
-                    inner[0] if inner else None,
-                    sample_weight=sample_weight,
-                    scoring=candidate.scoring,
+    with watched(candidate.name, len(y), f"{where} ") as notes:
+        if values and not inner:
+            notes.append("a class is too small to choose parameters on; defaults were used.")
+        if isinstance(X, Blocks):
+            best = fit_streamed(
+                estimator,
+                X,
+                y,
+                values,
+                inner[0] if inner else None,
+                sample_weight=sample_weight,
+                scoring=candidate.scoring,
+            )
+        else:
+            device = str(candidate.device)
+            if values and inner:
+                best = choose_on(
+                    device, estimator, values, X, y, inner, scoring=candidate.scoring, **weights
                 )
-            else:
-                device = str(candidate.device)
-                if values and inner:
-                    best = choose_on(
-                        device, estimator, values, X, y, inner, scoring=candidate.scoring, **weights
-                    )
-                estimator = fit_on(device, estimator.set_params(**best), X, y, **weights)
-        except (ValueError, TypeError, RuntimeError) as error:
-            if isinstance(error, HeadError):
-                raise
-            reason = str(error).strip().splitlines()[-1]
-            raise HeadError(
-                f"head {candidate.name!r} could not be fitted {where} on {len(y)} images: {reason}"
-            ) from error
-    notes += noted(caught)
+            estimator = fit_on(device, estimator.set_params(**best), X, y, **weights)
     return Fitted(estimator, best, time.perf_counter() - start, tuple(notes))

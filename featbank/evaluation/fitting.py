@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.backbones.device import likely_device
-from featbank.errors import EvaluationError, HeadError, nearest
+from featbank.errors import EvaluationError, FeatbankError, HeadError, nearest
 from featbank.evaluation.adjustment import THRESHOLDS, fit_adjusted
 from featbank.evaluation.plan import Fold
 from featbank.heads.fits import fit_head
@@ -22,7 +23,16 @@ from featbank.heads.streaming import Blocks
 from featbank.heads.sweep import sweep
 from featbank.heads.weights import by_step, weigh_classes
 
-__all__ = ["Candidate", "Fitted", "candidates", "choose", "fit"]
+__all__ = [
+    "Candidate",
+    "Fitted",
+    "candidates",
+    "check_scoring",
+    "choose",
+    "fit",
+    "noted",
+    "watched",
+]
 
 Array = npt.NDArray[Any]
 
@@ -109,7 +119,7 @@ def candidates(
     device = None if device is None else likely_device(device)
     if scoring not in get_scorer_names():
         raise EvaluationError(
-            f"scoring {scoring!r} is unknown: {nearest(scoring, get_scorer_names())}"
+            f"scoring {scoring!r} is unknown: {nearest(str(scoring), get_scorer_names())}"
         )
     method = ("platt" if calibrate is True else calibrate) or None
     if method not in (None, "platt", "temperature"):
@@ -130,10 +140,12 @@ def candidates(
     several = list(heads) if isinstance(heads, Sequence) and not isinstance(heads, str) else [heads]
     if not several:
         raise EvaluationError("there is no head to be scored; name at least one.")
+    if params is not None and not isinstance(params, Mapping):
+        raise EvaluationError(f"params are a mapping of names to values, not {params!r}.")
     if params and len(several) > 1:
         raise EvaluationError(
-            "params belong to one head, and several were given; build each with "
-            "make_head(name, ...) and pass the estimators."
+            f"params (--set) belong to one head, and {len(several)} were given; score them one by "
+            "one, or build each with make_head(name, ...) and pass the estimators."
         )
     chosen = dict(params or {})
     names = [head_name(head) for head in several]
@@ -162,19 +174,58 @@ def candidates(
     return found
 
 
+def check_scoring(scoring: str, classes: Array, found: Sequence[Candidate]) -> None:
+    """Find out before the work whether settings can be chosen by `scoring`.
+
+    Raises
+    ------
+    EvaluationError
+        It doesn't judge such classes.
+    HeadError
+        It judges probabilities, and a head has none.
+    """
+    from sklearn.dummy import DummyClassifier
+    from sklearn.metrics import get_scorer
+
+    if scoring == "accuracy" or not any(candidate.tune for candidate in found):
+        return
+    scorer: Any = get_scorer(scoring)
+    y = np.repeat(classes, 2)
+    X = np.zeros((len(y), 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            scorer(DummyClassifier().fit(X, y), X, y)
+        except (ValueError, TypeError) as error:
+            raise EvaluationError(
+                f"scoring {scoring!r} can't judge {len(classes)} classes such as "
+                f"{str(classes[0])!r}; name another, such as balanced_accuracy, f1_macro, "
+                "roc_auc_ovr or neg_log_loss."
+            ) from error
+    for candidate in found:
+        judged = getattr(scorer, "_response_method", None)
+        if judged == "predict_proba" and not hasattr(candidate.estimator, judged):
+            raise HeadError(
+                f"head {candidate.name!r} has no probabilities to be chosen by, which scoring "
+                f"{scoring!r} judges; name another scoring, or another head."
+            )
+
+
 def fit(
     candidate: Candidate,
     X: Array | Blocks,
     y: Array,
     inner: tuple[Fold, ...],
     *,
+    across: tuple[Fold, ...] = (),
     sample_weight: Array | None = None,
 ) -> Fitted:
     """Fit on these rows and nothing else.
 
     Hyper-parameters are chosen on the `inner` folds, the first of equal ones (the grids go from
     strong to weak regularisation); then the head is fitted on all rows. Calibration and a threshold
-    are learned from predictions out of the inner folds, where they were asked for.
+    are learned from predictions out of the inner folds, where they were asked for; Platt's method,
+    which wants one of every row, from those out of the folds `across`, where there are any.
 
     Raises
     ------
@@ -191,43 +242,35 @@ def fit(
     estimator = clone(candidate.estimator)
     best: dict[str, Any] = {}
     learned: dict[str, float] = {}
-    notes = []
+    if not _can_learn(estimator, y, inner):
+        inner = ()
     least = min((len(rows) for rows, _ in inner), default=len(y))
     values = candidate.grid(n_samples=least)
     weights = {}
     if sample_weight is not None:
         weights = by_step(estimator, candidate.name, sample_weight)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            if values and inner:
-                best = choose(estimator, values, X, y, inner, scoring=candidate.scoring, **weights)
-                estimator.set_params(**best)
-            elif values:
-                notes.append("a class is too small to choose parameters on; defaults were used.")
-            if candidate.calibrate == "temperature" or candidate.threshold:
-                estimator = fit_adjusted(
-                    estimator,
-                    X,
-                    y,
-                    inner,
-                    temperature=candidate.calibrate == "temperature",
-                    threshold=candidate.threshold,
-                    **weights,
-                )
-                learned = estimator.learned
-            else:
-                if candidate.calibrate:
-                    estimator = _calibrated(estimator, inner, len(y))
-                fit_head(estimator, X, y, **weights)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, HeadError):
-                raise
-            reason = str(error).strip().splitlines()[-1]
-            raise HeadError(
-                f"head {candidate.name!r} could not be fitted on {len(y)} images: {reason}"
-            ) from error
-    notes += noted(caught)
+    with watched(candidate.name, len(y)) as notes:
+        if values and inner:
+            best = choose(estimator, values, X, y, inner, scoring=candidate.scoring, **weights)
+            estimator.set_params(**best)
+        elif values:
+            notes.append("a class is too small to choose parameters on; defaults were used.")
+        notes += _with_few_neighbours(estimator, len(y), candidate.fixed)
+        if candidate.calibrate == "temperature" or candidate.threshold:
+            estimator = fit_adjusted(
+                estimator,
+                X,
+                y,
+                inner,
+                temperature=candidate.calibrate == "temperature",
+                threshold=candidate.threshold,
+                **weights,
+            )
+            learned = estimator.learned
+        else:
+            if candidate.calibrate:
+                estimator = _calibrated(estimator, across or inner, len(y))
+            fit_head(estimator, X, y, **weights)
     return Fitted(estimator, best, time.perf_counter() - start, tuple(notes), learned)
 
 
@@ -245,16 +288,56 @@ def choose(
     return sweep(estimator, values, X, y, inner, scoring=scoring, **fit_params).best_params
 
 
-def _calibrated(estimator: Any, inner: tuple[Fold, ...], n: int) -> Any:
+def _with_few_neighbours(estimator: Any, n: int, fixed: frozenset[str]) -> list[str]:
+    """Ask for no more neighbours than there are images, and return a note that says so."""
+    name = full_name(estimator, "n_neighbors")
+    asked = estimator.get_params().get(name)
+    if not isinstance(asked, int) or asked <= n:
+        return []
+    if name in fixed:
+        raise HeadError(f"n_neighbors is {asked}, and there are {n} images to learn from.")
+    estimator.set_params(**{name: n})
+    return ["there are fewer images than neighbours asked for; all of them were asked."]
+
+
+def _can_learn(estimator: Any, y: Array, inner: tuple[Fold, ...]) -> bool:
+    """Tell whether inner folds have more images than classes, for heads of the spread in these."""
+    steps = getattr(estimator, "steps", None) or [("", estimator)]
+    if type(steps[-1][1]).__name__ not in ("NearestCentroid", "LinearDiscriminantAnalysis"):
+        return True
+    return all(len(rows) > len(np.unique(y[rows])) for rows, _ in inner)
+
+
+def _calibrated(estimator: Any, folds: tuple[Fold, ...], n: int) -> Any:
     from sklearn.calibration import CalibratedClassifierCV
 
-    if not inner:
+    if sum(len(rows) for _, rows in folds) < n:
         raise HeadError("a class has too few images to calibrate probabilities on; leave it out.")
-    scored = np.concatenate([rows for _, rows in inner])
-    if len(inner) < 2 or len(np.unique(scored)) < n:
-        # Choosing on one validation part leaves no out-of-fold prediction of every row.
-        return CalibratedClassifierCV(estimator, cv=3, ensemble=False)
-    return CalibratedClassifierCV(estimator, cv=list(inner), ensemble=False)
+    return CalibratedClassifierCV(estimator, cv=list(folds), ensemble=False)
+
+
+@contextlib.contextmanager
+def watched(name: str, n: int, where: str = "") -> Iterator[list[str]]:
+    """Gather notes about a fit of a head on `n` images, to which its warnings are added.
+
+    Raises
+    ------
+    HeadError
+        In the place of what the head raises.
+    """
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield notes
+        except FeatbankError:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise HeadError(
+                f"head {name!r} could not be fitted {where}on {n} images: {reason}"
+            ) from error
+    notes += noted(caught)
 
 
 def noted(caught: list[warnings.WarningMessage]) -> list[str]:
@@ -270,6 +353,11 @@ def noted(caught: list[warnings.WarningMessage]) -> list[str]:
         for w in caught
         if not issubclass(w.category, ConvergenceWarning)
     )
-    # NearestCentroid says so of every feature that is constant within classes, and copes.
-    told = (line for line in others if "within_class_std_dev_" not in line)
+    # NearestCentroid says so of every feature that is constant within classes, and LDA's shrinkage
+    # of a class with one image; both cope.
+    told = (
+        line
+        for line in others
+        if "within_class_std_dev_" not in line and "Only one sample available" not in line
+    )
     return notes + list(dict.fromkeys(told))

@@ -69,6 +69,21 @@ class Inputs:
         """Whether any two rows stay together."""
         return int(self.units.max()) + 1 < len(self.units)
 
+    def take(self, rows: Int) -> Inputs:
+        """Return some rows, without their splits; what was counted is of all rows."""
+        return replace(
+            self,
+            X=self.X[rows],
+            y=self.y[rows],
+            codes=self.codes[rows],
+            rows=self.rows[rows],
+            units=self.units[rows],
+            digests=None if self.digests is None else self.digests[rows],
+            copies=None if self.copies is None else self.copies[rows],
+            splits=None,
+            near=None if self.near is None else self.near.take(rows),
+        )
+
     def unbound(self) -> Inputs:
         """Return the same as if no row belonged to another."""
         alone = np.arange(len(self.units))

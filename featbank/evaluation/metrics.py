@@ -1,9 +1,7 @@
-"""Metrics of predictions, and their confidence intervals."""
+"""Metrics of predictions of one class a row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +9,7 @@ import numpy.typing as npt
 
 from featbank.evaluation.folds import Int
 
-__all__ = [
-    "CALIBRATION",
-    "METRICS",
-    "TOP",
-    "Estimate",
-    "Meter",
-    "bootstrap",
-    "corrected_t",
-    "percentiles",
-    "resampled",
-    "wilson",
-]
+__all__ = ["CALIBRATION", "METRICS", "TOP", "Meter"]
 
 Array = npt.NDArray[Any]
 
@@ -46,32 +33,6 @@ CALIBRATION = ("log_loss", "brier", "ece")
 
 TOP = 5
 BINS = 15
-CONFIDENCE = 0.95
-RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its 95 % confidence interval.
-
-    Attributes
-    ----------
-    mean : float
-    low, high : float
-        Both NaN where there is too little to tell (a single image to be scored on).
-    values : tuple of float
-        One value a fold, in the order of the folds.
-    """
-
-    mean: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return ``{"mean", "ci95", "values"}`` for JSON, NaN as None."""
-        low, high = (None if np.isnan(v) else v for v in (self.low, self.high))
-        return {"mean": self.mean, "ci95": [low, high], "values": list(self.values)}
 
 
 class Meter:
@@ -163,104 +124,6 @@ class Meter:
         if self._hits is not None:
             found["top5_accuracy"] = w @ self._hits / total
         return {name: float(value) for name, value in found.items()}
-
-
-def corrected_t(values: Sequence[float], ratio: float) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over folds or repeats.
-
-    Training sets of different folds overlap, so that their scores vary less than independent ones
-    would. Nadeau and Bengio correct the variance of the mean of J values to
-    ``(1 / J + n_test / n_train) * var(values)``; the interval is Student's t with J - 1 degrees of
-    freedom. Values that are all alike give an interval of no width; see `wilson`.
-
-    Parameters
-    ----------
-    values : sequence of float
-        At least two.
-    ratio : float
-        Rows scored on over rows learned from, in each fold.
-
-    References
-    ----------
-    C. Nadeau and Y. Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
-    """
-    from scipy.stats import t
-
-    n = len(values)
-    error = np.sqrt((1 / n + ratio) * np.var(values, ddof=1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(error)
-    mean = float(np.mean(values))
-    return mean - half, mean + half
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of `n` independent trials.
-
-    It stands in for an interval of no width: 20 images that are all predicted rightly leave room
-    for an accuracy of 84 %.
-
-    References
-    ----------
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal
-    of the American Statistical Association 22 (1927).
-
-    Examples
-    --------
-    >>> low, high = wilson(1.0, 20)
-    >>> round(low, 2), high
-    (0.84, 1.0)
-    """
-    from scipy.stats import norm
-
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
-    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
-
-
-def bootstrap(
-    meter: Callable[..., dict[str, float]], units: Int, *, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Return the 95 % percentile interval of each metric over images drawn with replacement.
-
-    Rows of one unit are drawn together: they are one observation. 1,000 resamples. Resamples have
-    fewer distinct images, and with them a larger ECE: its interval is moved so that its median is
-    the ECE of the rows as they are.
-
-    References
-    ----------
-    B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-    """
-    drawn = resampled(meter, units, seed=seed)
-    if "ece" in drawn:
-        drawn["ece"] = drawn["ece"] + meter()["ece"] - np.median(drawn["ece"])
-    return {name: percentiles(values) for name, values in drawn.items()}
-
-
-def resampled(meter: Callable[..., dict[str, float]], units: Int, *, seed: int) -> dict[str, Array]:
-    """Return the metrics of 1,000 resamples of units, arrays of shape (1000,), by name.
-
-    Equal units and seeds give equal resamples, so that differences of two meters are paired. NaN
-    where a resample has no such metric; empty where there is one unit.
-    """
-    unit = np.unique(units, return_inverse=True)[1]
-    n = int(unit.max()) + 1
-    if n < 2:
-        return {}
-    random = np.random.default_rng(seed)
-    drawn = {name: np.full(RESAMPLES, np.nan) for name in meter()}
-    for i in range(RESAMPLES):
-        times = np.bincount(random.integers(n, size=n), minlength=n)
-        for name, value in meter(times[unit].astype(np.float64)).items():
-            drawn[name][i] = value
-    return drawn
-
-
-def percentiles(values: Array) -> tuple[float, float]:
-    """Return the ends of the 95 % in the middle of values, NaN left out."""
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(values, [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _ranked(scores: Array) -> tuple[Array, Array]:

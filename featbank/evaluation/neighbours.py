@@ -40,6 +40,11 @@ class NearDuplicates:
         return int(self.cluster.max(initial=-1)) + 1
 
     @property
+    def largest(self) -> int:
+        """How many rows the largest has."""
+        return int(np.bincount(self.cluster[self.cluster >= 0], minlength=1).max())
+
+    @property
     def images(self) -> int:
         """How many rows are in one."""
         return int((self.cluster >= 0).sum())
@@ -63,6 +68,9 @@ def near_duplicates(X: Any, threshold: float) -> NearDuplicates:
 
     Rows of features that are all zero have no direction and join nothing. Similarities are computed
     in float32, a tile at a time: memory grows with the rows, not with their pairs.
+
+    Labels take no part, so that clusters of all rows tell a fold nothing of what it is scored on:
+    they only keep rows together, or out of its training part.
 
     Parameters
     ----------

@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["run"]
+import numpy as np
+
+from featbank.errors import EvaluationError
+
+__all__ = ["Progress", "run"]
+
+Progress = Callable[[int, int], None]
+"""Is told how many tasks are done, and how many there are."""
 
 START_UP = 2.0  # seconds that workers take to import scikit-learn
 LARGE = 1 << 29  # numbers that tasks read at least once; many times that many operations
@@ -18,6 +25,7 @@ def run(
     *,
     n_jobs: int | None,
     work: float = 0.0,
+    progress: Progress | None = None,
 ) -> Iterator[Any]:
     """Yield what `function` returns for each task's arguments, in their order.
 
@@ -35,7 +43,27 @@ def run(
         As in joblib.
     work : float
         Numbers that all tasks together read, at least.
+    progress : callable, optional
+        Called after each task.
+
+    Raises
+    ------
+    EvaluationError
+        `n_jobs` is 0, or no whole number.
     """
+    if n_jobs is not None and (not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
+        raise EvaluationError(
+            f"n_jobs is {n_jobs!r}; give the number of fits at a time, or -1: one a core."
+        )
+    for done, result in enumerate(_results(function, tasks, n_jobs, work), start=1):
+        if progress is not None:
+            progress(done, len(tasks))
+        yield result
+
+
+def _results(
+    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], n_jobs: int | None, work: float
+) -> Iterator[Any]:
     from joblib import Parallel, delayed, effective_n_jobs
     from joblib.parallel import get_active_backend
 

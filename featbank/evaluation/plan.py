@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from featbank.errors import EvaluationError, nearest
 from featbank.evaluation.folds import Int, deal, hold_out, units_per_class
 from featbank.evaluation.inputs import Inputs
 
-__all__ = ["FOLDS", "INNER_FOLDS", "Part", "Plan", "plan", "plan_final", "plan_naive"]
+__all__ = ["FOLDS", "INNER_FOLDS", "Part", "Plan", "plan", "plan_final", "plan_naive", "ratio_of"]
 
 FOLDS = 5
 INNER_FOLDS = 3
@@ -31,11 +32,15 @@ class Part:
     inner : tuple of (ndarray, ndarray)
         What hyper-parameters are chosen on: (fit, score) as positions in `train`. Empty where a
         class is too small to be parted again.
+    across : tuple of (ndarray, ndarray)
+        Folds that score each row of `train` once, where those of `inner` score given rows of valid
+        alone; else empty.
     """
 
     train: Int
     test: Int
     inner: tuple[Fold, ...]
+    across: tuple[Fold, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class Plan:
     cv: int | float | None = None
 
 
+def ratio_of(parts: Sequence[Part]) -> float:
+    """Return rows scored on over rows learned from, the mean of the parts."""
+    return float(np.mean([len(part.test) / len(part.train) for part in parts]))
+
+
 def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Plan:
     """Decide the parts: given splits first, else folds of our own.
 
@@ -69,8 +79,8 @@ def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Pl
     EvaluationError
         What was asked for can't be had from these rows.
     """
-    if repeats < 1:
-        raise EvaluationError(f"repeats is at least 1, not {repeats}.")
+    if not isinstance(repeats, int | np.integer) or repeats < 1:
+        raise EvaluationError(f"repeats is at least 1, a whole number, not {repeats!r}.")
     given = _given(data, cv, repeats, seed) if data.splits is not None else None
     made = given or _made(data, cv, repeats, seed)
     for part in (*made.parts, *([made.clean] if made.clean else [])):
@@ -118,7 +128,7 @@ def _final(data: Inputs, seed: int) -> Part:
         return Part(rows, rows[:0], _inner(data, rows, seed))
     given = _by_split(data.splits)
     if "train" in given and "valid" in given and "test" in given:
-        return _chosen_on_valid(given["train"], given["valid"], given["test"])
+        return _chosen_on_valid(data, given, seed)
     kept = [rows for name, rows in given.items() if name != "test"]
     if not kept:
         raise EvaluationError("every labelled row is in split test; a fit needs rows of train.")
@@ -179,7 +189,7 @@ def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Pla
     if cv is not None or repeats > 1:
         raise EvaluationError(
             f"the rows have splits ({', '.join(sorted(given))}), which are scored once as they "
-            "stand; ask for no cv and no repeats, or pass no splits."
+            "stand; ask for no cv and no repeats, or pass no splits (--split none)."
         )
     notes = []
     apart = len(data.splits) - sum(len(rows) for rows in given.values())
@@ -202,7 +212,7 @@ def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Pla
             f"the labelled rows are in {', '.join(sorted(given))}; a fit needs rows of train."
         )
     elif "valid" in given and "test" in given:
-        part = _chosen_on_valid(given["train"], given["valid"], given["test"])
+        part = _chosen_on_valid(data, given, seed)
     else:
         scored = given.get("test", given.get("valid"))
         assert scored is not None
@@ -214,6 +224,12 @@ def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Pla
             f"{len(part.train) - len(clean.train)} images to learn from {_kinship(data)} an image "
             f"of {scored_name}; the score without them stands beside."
         )
+    unscored = data.classes[np.setdiff1d(data.codes[part.train], data.codes[part.test])]
+    if len(unscored):
+        some = ", ".join(repr(str(c)) for c in unscored[:5]) + ", ..." * (len(unscored) > 5)
+        what = f"class {some} has" if len(unscored) == 1 else f"{len(unscored)} classes have"
+        more = "" if len(unscored) == 1 else f": {some}"
+        notes.append(f"{what} no image in {scored_name} to be scored on{more}.")
     counts = f"learned from {len(part.train)}, scored on {len(part.test)} of {scored_name}"
     return Plan(f"one split, {counts}", (part,), clean, tuple(notes))
 
@@ -236,10 +252,10 @@ def _by_split(splits: list[str | None]) -> dict[str, Int]:
     return given
 
 
-def _chosen_on_valid(train: Int, valid: Int, test: Int) -> Part:
-    both = np.concatenate([train, valid])
-    position = np.arange(len(both))
-    return Part(both, test, ((position[: len(train)], position[len(train) :]),))
+def _chosen_on_valid(data: Inputs, given: dict[str, Int], seed: int) -> Part:
+    both = np.concatenate([given["train"], given["valid"]])
+    fit, score = np.split(np.arange(len(both)), [len(given["train"])])
+    return Part(both, given["test"], ((fit, score),), across=_inner(data, both, seed))
 
 
 def _part(data: Inputs, train: Int, test: Int, seed: int) -> Part:
@@ -278,11 +294,14 @@ def _without_duplicates(data: Inputs, part: Part) -> Part | None:
     if not leaks.any():
         return None
     position = np.cumsum(~leaks) - 1
-    inner = tuple(
-        (position[fit[~leaks[fit]]], position[score[~leaks[score]]]) for fit, score in part.inner
-    )
-    usable = all(len(fit) and len(score) for fit, score in inner)
-    return Part(part.train[~leaks], part.test, inner if usable else ())
+
+    def left(folds: tuple[Fold, ...]) -> tuple[Fold, ...]:
+        kept = tuple(
+            (position[fit[~leaks[fit]]], position[score[~leaks[score]]]) for fit, score in folds
+        )
+        return kept if all(len(fit) and len(score) for fit, score in kept) else ()
+
+    return Part(part.train[~leaks], part.test, left(part.inner), left(part.across))
 
 
 def _kinship(data: Inputs) -> str:

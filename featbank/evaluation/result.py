@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.evaluation.metrics import Estimate
+from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.neighbours import NearDuplicates
 
-__all__ = ["EvaluationResult", "HeadResult", "PerClass", "Predictions"]
+__all__ = ["EvaluationResult", "HeadResult", "PerClass", "Predictions", "quotients"]
 
 Array = npt.NDArray[Any]
 
@@ -58,9 +58,9 @@ class PerClass:
         hit = np.diag(confusion).astype(np.float64)
         called, support = confusion.sum(axis=0), confusion.sum(axis=1)
         return cls(
-            precision=_ratio(hit, called),
-            recall=_ratio(hit, support),
-            f1=_ratio(2 * hit, called + support),
+            precision=quotients(hit, called),
+            recall=quotients(hit, support),
+            f1=quotients(2 * hit, called + support),
             support=support,
         )
 
@@ -278,7 +278,8 @@ def _estimates(found: dict[str, Estimate] | None) -> dict[str, Any] | None:
     return None if found is None else {name: one.to_dict() for name, one in found.items()}
 
 
-def _ratio(part: Array, whole: Array) -> Array:
+def quotients(part: Array, whole: Array) -> Array:
+    """Return part over whole, NaN where that is 0."""
     nothing = np.full(len(part), np.nan)
     return np.divide(part, whole, out=nothing, where=whole > 0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,19 +15,18 @@ import numpy.typing as npt
 from featbank.errors import EvaluationError, nearest
 from featbank.evaluation.crossval import cross_validate
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.metrics import Estimate, corrected_t, wilson
-from featbank.evaluation.parallel import run
+from featbank.evaluation.intervals import Estimate, bounded, corrected_t
+from featbank.evaluation.parallel import Progress, run
 from featbank.evaluation.plan import Part, plan
+from featbank.evaluation.ranking import FeatureSet, Ranking
 from featbank.evaluation.result import EvaluationResult
-from featbank.evaluation.text import aligned, interval, points
 from featbank.evaluation.transferability import logme
 from featbank.heads.registry import head_name, make_head
 from featbank.heads.sweep import sweep
 
-__all__ = ["FeatureSet", "Ranking", "rank_features"]
+__all__ = ["rank_features"]
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 
 COMPONENTS = 128
 """Principal components that a block is reduced to in a reduced join."""
@@ -37,159 +36,6 @@ FORMS = ("", "weighted", "reduced")
 
 QUICK = {"ridge": ("ridge", {}), "1-nn": ("knn", {"n_neighbors": 1}),
          "5-nn": ("knn", {"n_neighbors": 5})}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """A layer, or several joined, and how good it is.
-
-    Attributes
-    ----------
-    name : str
-    width : int
-        Columns.
-    bytes : int
-        Of an image's features.
-    accuracy : Estimate
-        Of the ranking head.
-    difference : Estimate or None
-        Its accuracy less that of the first in rank, paired over folds; None for the first.
-    quick : dict of str to Estimate
-        Accuracy of ridge regression and of the nearest and the five nearest neighbours; empty for
-        joins that are weighted or reduced.
-    logme : float or None
-        `featbank.evaluation.transferability.logme` of the training parts, their mean; None for
-        joins.
-    cost : float or None
-        Milliseconds an image takes the network, where that was measured.
-    seconds : float
-        Time of all these fits.
-    """
-
-    name: str
-    width: int
-    bytes: int
-    accuracy: Estimate
-    difference: Estimate | None
-    quick: dict[str, Estimate]
-    logme: float | None
-    cost: float | None
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return {
-            "features": self.name,
-            "columns": self.width,
-            "bytes": self.bytes,
-            "accuracy": self.accuracy.to_dict(),
-            "difference": self.difference and self.difference.to_dict(),
-            "quick": {name: estimate.to_dict() for name, estimate in self.quick.items()},
-            "logme": self.logme,
-            "milliseconds": self.cost,
-            "seconds": self.seconds,
-        }
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Features ranked by the accuracy of one head on the same folds.
-
-    Attributes
-    ----------
-    features : tuple of FeatureSet
-        The best first.
-    head : str
-    nested : Estimate or None
-        Accuracy when features are chosen inside each training part, and scored outside; None where
-        a class is too small to be parted again, or there is nothing to choose from.
-    chosen : dict of str to int
-        In how many training parts each was chosen.
-    protocol : str
-    images : int
-    classes : tuple of str
-    notes : tuple of str
-    """
-
-    features: tuple[FeatureSet, ...]
-    head: str
-    nested: Estimate | None
-    chosen: dict[str, int]
-    protocol: str
-    images: int
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def best(self) -> FeatureSet:
-        """The first in rank."""
-        return self.features[0]
-
-    def __getitem__(self, name: str) -> FeatureSet:
-        """Return the features of this name."""
-        for found in self.features:
-            if found.name == name:
-                return found
-        raise KeyError(f"{name!r} is none of {', '.join(f.name for f in self.features)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, as ``featbank select --json`` prints it."""
-        return {
-            "features": [one.to_dict() for one in self.features],
-            "best": self.best.name,
-            "head": self.head,
-            "nested": self.nested and self.nested.to_dict(),
-            "chosen": self.chosen,
-            "protocol": self.protocol,
-            "images": self.images,
-            "classes": list(self.classes),
-            "notes": list(self.notes),
-        }
-
-    def table(self) -> str:
-        """Return the ranking as plain text."""
-        costs = any(one.cost is not None for one in self.features)
-        titles = ["features", "columns", "KiB", self.head, "to the best", *QUICK, "LogME"]
-        rows = [[*titles, "ms"] if costs else titles]
-        for one in self.features:
-            gap = one.difference
-            row = [
-                one.name,
-                str(one.width),
-                f"{one.bytes / 1024:.1f}",
-                interval(one.accuracy.mean, one.accuracy.low, one.accuracy.high),
-                "best" if gap is None else points(gap.mean, gap.low, gap.high),
-                *(f"{one.quick[name].mean:.3f}" if one.quick else "-" for name in QUICK),
-                "-" if one.logme is None else f"{one.logme:.3f}",
-            ]
-            rows.append([*row, "-" if one.cost is None else f"{one.cost:.1f}"] if costs else row)
-        about = [
-            f"{self.protocol}: {self.images} images, {len(self.classes)} classes",
-            "accuracy ± the 95 % confidence interval; to the best: points, paired over folds; KiB"
-            + (" and ms of a core" if costs else "")
-            + " an image",
-        ]
-        blocks = ["\n".join([*about, "", *aligned(rows)])]
-        if self.nested is not None:
-            blocks.append(self._nested_words())
-        if self.notes:
-            blocks.append("\n".join(f"note: {note}" for note in self.notes))
-        return "\n\n".join(blocks)
-
-    def _nested_words(self) -> str:
-        assert self.nested is not None
-        times = ", ".join(
-            f"{name} {n} time" + "s" * (n > 1)
-            for name, n in sorted(self.chosen.items(), key=lambda item: -item[1])
-        )
-        score = interval(self.nested.mean, self.nested.low, self.nested.high)
-        return (
-            "The best score is optimistic: the folds that show it also chose it.\nChosen inside "
-            f"each training part and scored outside: {score} ({times})."
-        )
-
-    def __str__(self) -> str:
-        return self.table()
 
 
 @dataclass(frozen=True)
@@ -429,12 +275,9 @@ def _nested(
     outside = [result.heads[i].metrics["accuracy"] for i in winners]
     if len(outside) == 1:
         return outside[0], dict(chosen)
-    values = tuple(estimate.values[part] for part, estimate in enumerate(outside))
-    low, high = corrected_t(values, result.ratio)
-    mean = float(np.mean(values))
-    if low == high:
-        low, high = wilson(mean, len(np.unique(result.heads[0].predictions.unit)))
-    return Estimate(mean, max(0.0, low), min(1.0, high), values), dict(chosen)
+    values = [estimate.values[part] for part, estimate in enumerate(outside)]
+    tested = len(np.unique(result.heads[0].predictions.unit))
+    return bounded(values, corrected_t(values, result.ratio), tested), dict(chosen)
 
 
 def _cost(members: Sequence[str], costs: Mapping[str, float]) -> float | None:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featbank.evaluation.labelresult import LabelFigures, LabelResult
-from featbank.evaluation.metrics import CALIBRATION, METRICS, Estimate
+from featbank.evaluation.intervals import Estimate
+from featbank.evaluation.metrics import CALIBRATION, METRICS
+from featbank.evaluation.multilabel.result import LabelFigures, LabelResult
 from featbank.evaluation.result import EvaluationResult, HeadResult
+from featbank.evaluation.text import aligned, counted, interval
 
 __all__ = ["render"]
 
@@ -24,24 +26,31 @@ def render(result: EvaluationResult, *, details: bool) -> str:
             blocks.append(_classes(result, head))
             if head.confusion.size:
                 blocks.append(_confusion(result, head))
-    notes = [*result.notes, *(f"{h.head}: {note}" for h in result.heads for note in h.notes)]
+    owners: dict[str, list[str]] = {}
+    for head in result.heads:
+        for note in head.notes:
+            owners.setdefault(note, []).append(head.head)
+    notes = [*result.notes, *(f"{', '.join(names)}: {note}" for note, names in owners.items())]
     if notes:
         blocks.append("\n".join(f"note: {note}" for note in notes))
     return "\n\n".join(blocks)
 
 
 def _summary(result: EvaluationResult) -> str:
-    kind = "labels" if isinstance(result, LabelResult) else "classes"
-    held = [f"{result.images} images", f"{len(result.classes)} {kind}"]
+    kind = "label" if isinstance(result, LabelResult) else "class"
+    held = [f"{result.images} images", counted(len(result.classes), kind)]
     if result.groups is not None:
-        held.append(f"{result.groups} groups kept together")
+        held.append(f"{counted(result.groups, 'group')} kept together")
     if result.duplicates:
-        held.append(f"{result.duplicates} duplicate" + "s" * (result.duplicates > 1))
+        held.append(counted(result.duplicates, "duplicate"))
     near = result.near_duplicates
-    if near is not None:
+    if near is not None and near.clusters:
         held.append(
-            f"{near.images} near-duplicates in {near.clusters} clusters (from {near.threshold:g})"
+            f"{near.images} near-duplicates in {counted(near.clusters, 'cluster')} of at most "
+            f"{near.largest} (from {near.threshold:g})"
         )
+    elif near is not None:
+        held.append(f"no near-duplicates (from {near.threshold:g})")
     word = "mean" if result.folds > 1 else "score"
     names = [name for name in METRICS if any(name in h.metrics for h in result.heads)]
     names = [name for name in names if name not in CALIBRATION]
@@ -58,14 +67,15 @@ def _summary(result: EvaluationResult) -> str:
             rows.append(_line("  no duplicates", head.without_duplicates, names, "", ""))
         if head.naive is not None:
             rows.append(_line("  naive folds", head.naive, names, "", ""))
+    left = {0, len(rows[0]) - 1}
     if not any(row[-1] for row in rows[1:]):
-        rows = [row[:-1] for row in rows]
+        rows, left = [row[:-1] for row in rows], {0}
     return "\n".join(
         [
             f"{result.protocol}: {', '.join(held)}",
             f"{word} ± the 95 % confidence interval (its wider side)",
             "",
-            *_aligned(rows),
+            *aligned(rows, left=left),
         ]
     )
 
@@ -86,7 +96,7 @@ def _differences(result: EvaluationResult) -> list[str]:
         rows.append([head, *(_estimate(found[name], sign="+") for name in names)])
     where = "fold by fold" if result.folds > 1 else "on the same images"
     title = f"difference to {result.best.head}, {where}; an interval without 0 tells heads apart"
-    return ["\n".join([title, "", *_aligned(rows)])]
+    return ["\n".join([title, "", *aligned(rows)])]
 
 
 def _calibration(result: EvaluationResult) -> list[str]:
@@ -100,7 +110,7 @@ def _calibration(result: EvaluationResult) -> list[str]:
             how = head.calibrated.replace("platt", "Platt")
             how += "".join(f" {value:.2f}" for value in _learned(head, "temperature"))
             rows.append(_line(f"{head.head}, {how}", head.metrics, CALIBRATION))
-    return ["\n".join(_aligned(rows))] if len(rows) > 1 else []
+    return ["\n".join(aligned(rows))] if len(rows) > 1 else []
 
 
 def _line(
@@ -111,8 +121,7 @@ def _line(
 
 
 def _estimate(estimate: Estimate, *, sign: str = "") -> str:
-    half = max(estimate.mean - estimate.low, estimate.high - estimate.mean)
-    return f"{estimate.mean:{sign}.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
+    return interval(estimate.mean, estimate.low, estimate.high, sign=sign)
 
 
 def _classes(result: EvaluationResult, head: HeadResult) -> str:
@@ -124,7 +133,7 @@ def _classes(result: EvaluationResult, head: HeadResult) -> str:
     for c, name in enumerate(result.classes):
         ratios = ["-" if np.isnan(v[c]) else f"{v[c]:.3f}" for v in columns.values()]
         rows.append([name, *ratios, str(figures.support[c])])
-    return "\n".join(_aligned(rows))
+    return "\n".join(aligned(rows))
 
 
 def _confusion(result: EvaluationResult, head: HeadResult) -> str:
@@ -133,24 +142,11 @@ def _confusion(result: EvaluationResult, head: HeadResult) -> str:
         rows = [["true \\ predicted", *result.classes]]
         for name, counts in zip(result.classes, head.confusion, strict=True):
             rows.append([name, *map(str, counts)])
-        return "\n".join(_aligned(rows))
+        return "\n".join(aligned(rows))
     wrong = head.confusion * (1 - np.eye(len(result.classes), dtype=head.confusion.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
     rows = [["true", "taken for", "images"]]
     for true, called in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[true, called]:
             rows.append([result.classes[true], result.classes[called], str(wrong[true, called])])
-    return "\n".join(_aligned(rows))
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Return lines of columns two spaces apart, the first to the left, figures to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    text = {0} | {i for i, title in enumerate(rows[0]) if title in ("chosen", "taken for")}
-    return [
-        "  ".join(
-            cell.ljust(width) if i in text else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return "\n".join(aligned(rows, left=(0, 1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-__all__ = ["aligned", "interval", "points"]
+__all__ = ["aligned", "counted", "interval", "points"]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> list[str]:
@@ -25,8 +25,20 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> l
     ]
 
 
-def interval(mean: float, low: float, high: float) -> str:
-    """Return a score and the wider side of its interval.
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural but for one.
+
+    Examples
+    --------
+    >>> counted(2, "class"), counted(1, "label")
+    ('2 classes', '1 label')
+    """
+    plural = "" if n == 1 else "es" if noun.endswith("s") else "s"
+    return f"{n} {noun}{plural}"
+
+
+def interval(mean: float, low: float, high: float, *, sign: str = "") -> str:
+    """Return a score and the wider side of its interval; with a sign of ``"+"`` a difference.
 
     Examples
     --------
@@ -34,7 +46,7 @@ def interval(mean: float, low: float, high: float) -> str:
     '0.900 ±0.050'
     """
     half = max(mean - low, high - mean)
-    return f"{mean:.3f}" + ("" if half != half else f" ±{half:.3f}")
+    return f"{mean:{sign}z.3f}" + ("" if half != half else f" ±{half:.3f}")
 
 
 def points(mean: float, low: float, high: float) -> str:
@@ -45,5 +57,5 @@ def points(mean: float, low: float, high: float) -> str:
     >>> points(0.012, -0.001, 0.025)
     '+1.2 (-0.1 to +2.5)'
     """
-    ends = "" if low != low else f" ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f"{100 * mean:+.1f}{ends}"
+    ends = "" if low != low else f" ({100 * low:+z.1f} to {100 * high:+z.1f})"
+    return f"{100 * mean:+z.1f}{ends}"

@@ -27,9 +27,20 @@ def fit_head(estimator: Any, X: Array, y: Array, **fit_params: Any) -> Any:
     y : ndarray of shape (n,)
     **fit_params
         Weights of rows, by ``<step>__sample_weight``.
+
+    Raises
+    ------
+    ValueError
+        The head refuses the data.
     """
     steps = getattr(estimator, "steps", [])
-    if len(steps) == 2 and type(steps[1][1]).__name__ == "SVC":
+    last = steps[-1][1] if steps else estimator
+    if type(last).__name__ == "NearestCentroid" and len(X) <= len(np.unique(y)):
+        if last.shrink_threshold is not None:  # all centroids would be NaN; LDA says the same
+            raise ValueError("The number of samples must be more than the number of classes.")
+        with np.errstate(invalid="ignore"):  # the spread is; see `featbank.heads.outputs`
+            return estimator.fit(X, y, **fit_params)
+    if len(steps) == 2 and type(last).__name__ == "SVC":
         from featbank.heads.kernel import fit_by_gram, gram_bytes
         from featbank.heads.memory import SHARE, available_memory
 

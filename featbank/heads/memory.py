@@ -121,8 +121,10 @@ def parse_size(text: Any) -> int:
     """
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
-    size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?\s*", str(text), re.IGNORECASE)
+    size = 0
+    if found and (found[2] or found[3]):  # "4" is rather meant as 4 GB than as bytes
+        size = int(float(found[1]) * UNITS[found[2].upper()])
     if size < 1:
         raise ValueError(
             f"a size of memory is a number with a unit, as 4GB or 512MB, not {text!r}."

@@ -37,6 +37,25 @@ class Outputs:
     probability: Array | None
     labels: Array | None = None
 
+    def among(self, known: Array, n_classes: int) -> Outputs:
+        """Return the same in columns of `n_classes`, of which the head knew those at `known`.
+
+        The others have a score of minus infinity and a probability of 0.
+        """
+        if len(known) == n_classes:
+            return self
+
+        def widened(values: Array | None, fill: float) -> Array | None:
+            if values is None:
+                return None
+            wide = np.full((len(values), n_classes), fill, dtype=values.dtype)
+            wide[:, known] = values
+            return wide
+
+        return Outputs(
+            known[self.codes], widened(self.scores, -np.inf), widened(self.probability, 0.0)
+        )
+
 
 def outputs(head: Any, X: Array | Blocks) -> Outputs:
     """Run a fitted scikit-learn classifier on features of shape (n, d)."""
@@ -49,6 +68,8 @@ def outputs(head: Any, X: Array | Blocks) -> Outputs:
             _joined([part.labels for part in parts]),
         )
     classes = np.asarray(head.classes_)
+    if _knows_no_spread(head):
+        return Outputs(np.searchsorted(classes, np.asarray(head.predict(X))), None, None)
     probability = None
     if hasattr(head, "predict_proba"):
         probability = np.asarray(head.predict_proba(X))  # its precision says where it ends
@@ -65,6 +86,13 @@ def outputs(head: Any, X: Array | Blocks) -> Outputs:
         return Outputs(ranked.argmax(axis=1), scores, probability, told.astype(bool))
     codes = np.searchsorted(classes, told)
     return Outputs(codes, scores, probability)
+
+
+def _knows_no_spread(head: Any) -> bool:
+    """Tell whether centroids of one row each were fitted: predictions need no more, scores do."""
+    steps = getattr(head, "steps", None) or [("", head)]
+    spread = getattr(steps[-1][1], "within_class_std_dev_", None)
+    return spread is not None and bool(np.isnan(spread).all())
 
 
 def _joined(parts: list[Array | None]) -> Array | None:

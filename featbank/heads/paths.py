@@ -6,6 +6,7 @@ Each takes a `Task` and returns scores of shape (values, folds), NaN where a val
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.covariance import ledoit_wolf
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_class_weight
 
 from featbank.heads import kernel
 from featbank.heads.linear import (
+    MOST_ITERATIONS,
     Design,
     Folds,
     Logistic,
@@ -273,6 +276,8 @@ def _ascending(
         for start, (members, design, loss, folds) in zip(starts, groups, strict=True):
             given = np.full(len(members) * sides, C[v])
             solution = solve(design, loss, folds, given, outputs=outputs, start=start)
+            if solution.iterations >= MOST_ITERATIONS:
+                warnings.warn(f"C={C[v]:g} was not solved", ConvergenceWarning, stacklevel=2)
             for i, f in enumerate(members):
                 held = task.folds[f][1]
                 own = slice(i * sides, (i + 1) * sides)

@@ -230,7 +230,11 @@ def _scaled(X: Blocks, scaler: Any) -> Blocks:
         scaled: Array = scaler.transform(np.asarray(X.read(rows), dtype=X.dtype))
         return scaled
 
-    return Blocks(read, X.rows, X.shape[1], block_bytes=X.block_bytes)
+    found = Blocks(read, X.rows, X.shape[1], block_bytes=X.block_bytes)
+    if len(X) > X.block_rows:
+        return found
+    kept = found.take(np.arange(len(X)))  # a single block is read once
+    return Blocks(kept.__getitem__, len(X), X.shape[1], block_bytes=X.block_bytes)
 
 
 def _fit_logistic(
@@ -247,7 +251,7 @@ def _fit_logistic(
     weights = (weights if sample_weight is None else weights * sample_weight).astype(np.float32)
     # Of two classes scikit-learn penalises the difference: two halves weigh half of its square.
     penalty = np.repeat([(2 if k == 2 else 1) / (cost * n) for cost in costs], k).astype(np.float32)
-    epochs = max(EPOCHS, -(-STEPS * BATCH // n))
+    epochs = max(EPOCHS, -(-STEPS // -(-n // BATCH)))
     top = min(0.03, 10 / d)
     random = np.random.default_rng(check_random_state(last.random_state).randint(1 << 31))
     parameters, slopes, mean, square, average = (

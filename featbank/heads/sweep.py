@@ -28,7 +28,7 @@ costs nothing, for a later one could at best be equal, and the first of equals i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,12 @@ class Sweep:
     best: int
 
     @property
+    def means(self) -> Array:
+        """Their mean score over the folds, -inf where an entry was not tried."""
+        whole: Array = np.where(np.isnan(self.scores), -np.inf, self.scores).mean(axis=1)
+        return whole
+
+    @property
     def best_params(self) -> dict[str, Any]:
         """The parameters that scored best."""
         return self.params[self.best]
@@ -71,7 +77,7 @@ class Sweep:
     @property
     def best_score(self) -> float:
         """Their mean score over the folds."""
-        return float(self.scores[self.best].mean())
+        return float(self.means[self.best])
 
 
 @dataclass(frozen=True)
@@ -159,8 +165,8 @@ def sweep(
 
     (key,) = values
     scores = PATHS[type(task.last).__name__](task)
-    means = np.where(np.isnan(scores).any(axis=1), -np.inf, scores.mean(axis=1))
-    return Sweep([{key: value} for value in task.values], scores, int(means.argmax()))
+    found = Sweep([{key: value} for value in task.values], scores, 0)
+    return replace(found, best=int(found.means.argmax()))
 
 
 def grid_search(

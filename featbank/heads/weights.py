@@ -90,7 +90,8 @@ def of_classes(class_weight: Any, classes: Array) -> Any:
     Raises
     ------
     EvaluationError
-        A weight is for no class, or is no finite number from 0 up.
+        A weight is for no class, or is no finite number from 0 up, or two classes that differ in
+        weight read as one number.
     """
     if class_weight is None or class_weight == "balanced":
         return class_weight
@@ -112,6 +113,25 @@ def of_classes(class_weight: Any, classes: Array) -> Any:
                 "up."
             )
         found[known[str(key)]] = float(value)
+    return _with_numbers(found)
+
+
+def _with_numbers(weights: dict[Any, float]) -> dict[Any, float]:
+    """Return the weights with a further key for each class whose text reads as a whole number.
+
+    scikit-learn 1.9 looks such a class up by the number alone, versions before it by the text.
+    """
+    found = dict(weights)
+    for name, weight in weights.items():
+        try:
+            number = int(name)
+        except ValueError:
+            continue
+        if found.setdefault(number, weight) != weight:
+            raise EvaluationError(
+                f"two classes read as the number {number}, for instance {str(name)!r}, and "
+                "scikit-learn gives them one weight; rename one of them."
+            )
     return found
 
 

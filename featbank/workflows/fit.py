@@ -272,8 +272,8 @@ def _save(
     options: Mapping[str, Any],
 ) -> HeadResult:
     from featbank.classifier import Classifier
-    from featbank.evaluation.crossval import fit_final
-    from featbank.evaluation.labelresult import LabelResult
+    from featbank.evaluation.final import fit_final
+    from featbank.evaluation.multilabel.result import LabelResult
 
     if isinstance(result, LabelResult):
         labels = [None if own is None else own & set(result.classes) for own in labels]

@@ -208,6 +208,8 @@ def _kept(
     known = {word for word in words if word is not None}
     _check_known((*(classes or ()), *exclude), known)
     wanted = (set(classes) if classes else known) - set(exclude)
+    if not wanted:
+        raise DataError("classes and exclude together leave no class; exclude fewer.")
     return [word if word in wanted else None for word in words]
 
 

@@ -27,11 +27,14 @@ def check_table(path: str | os.PathLike[str]) -> None:
     DataError
     """
     path = os.fspath(path)
+    if not path:
+        raise DataError("the name of the table is empty; name a file.")
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise DataError(f"there is no folder {folder} to write {path} in; make it first.")
-    if os.path.isdir(path):
-        raise DataError(f"{path} is a folder; name a file for the predictions.")
+    if os.path.exists(path) and (not os.path.isfile(path) or path.startswith("/dev/")):
+        what = "a folder" if os.path.isdir(path) else "no plain file"
+        raise DataError(f"{path} is {what}; name a file, which is written anew.")
 
 
 def write_predictions(

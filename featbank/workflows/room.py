@@ -13,6 +13,7 @@ import numpy.typing as npt
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.errors import EvaluationError, HeadError
+from featbank.heads.choice import LayerChoice
 from featbank.heads.memory import SHARE, available_memory, parse_size, shown_size
 
 __all__ = ["Chosen", "select_fitting"]
@@ -72,6 +73,12 @@ def select_fitting(
     size = n * d * max(4, located.dtype.itemsize)
     if budget is None or COPIES * size <= budget:
         return Chosen(bank.select(**words), _fitting_jobs(n_jobs, size, budget), ())
+    if any(isinstance(head, LayerChoice) for head in heads):
+        raise EvaluationError(
+            f"choosing a layer needs {shown_size(COPIES * size)} of memory, and "
+            f"{shown_size(budget)} may be taken; name one layer with --layers (layers=), which can "
+            "be read piece by piece, or fewer."
+        )
     from featbank.heads.registry import head_name, make_head
     from featbank.heads.streaming import BLOCK_BYTES, STREAMED, Blocks, can_stream
 

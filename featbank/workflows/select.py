@@ -19,7 +19,7 @@ from featbank.workflows.labels import chosen_labels, label_column
 from featbank.workflows.layers import names_of
 
 if TYPE_CHECKING:
-    from featbank.evaluation.select import Ranking
+    from featbank.evaluation.ranking import Ranking
 
 __all__ = ["select"]
 

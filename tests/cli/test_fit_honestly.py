@@ -125,6 +125,9 @@ def test_several_heads_are_compared_with_the_best(doubled: Path) -> None:
         (("--threshold", "f1", "--calibrate"), "choose one of the two"),
         (("--predictions", "nowhere/x.csv"), "there is no folder nowhere"),
         (("--predictions", "."), ". is a folder"),
+        (("--predictions", "/dev/null"), "/dev/null is no plain file"),
+        (("--predictions", ""), "the name of the table is empty"),
+        (("--classes", "a", "--exclude", "a"), "leave no class"),
     ],
 )
 def test_what_can_not_be_done_is_one_clear_message(

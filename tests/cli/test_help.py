@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from featbank.cli import cli
+from featbank.cli.sections import Sectioned
 from tests.conftest import run
 
 COMMANDS = sorted(cli.commands)
@@ -54,3 +55,16 @@ def test_the_version_is_told() -> None:
 )
 def test_a_misused_command_is_a_usage_error(words: tuple[str, ...], said: str) -> None:
     assert said in run(*words, status=2).err
+
+
+@pytest.mark.parametrize("name", ["fit", "curve", "select"])
+def test_long_help_has_sections_that_name_every_option_once(name: str) -> None:
+    command = cli.commands[name]
+    assert isinstance(command, Sectioned)
+    named = [word for words in command.sections.values() for word in words]
+    assert sorted(named) == sorted(str(param.name) for param in command.params)
+    lines = run(name, "--help").out.splitlines()
+    assert [line[:-1] for line in lines if line.endswith(":") and line[0] != " "] == [
+        *command.sections
+    ]
+    assert "--help" in lines[-1]

@@ -165,6 +165,24 @@ def test_calibration_gives_probabilities():
     np.testing.assert_allclose(calibrated.predictions.probability.sum(axis=1), 1)
 
 
+class Certain(spy.Spy):
+    def predict_proba(self, X):
+        return self.dummy_.predict_proba(X)
+
+
+def test_calibration_with_a_given_valid_parts_no_duplicates(fits):
+    X, y = numbered(60), np.tile([0, 1], 30)
+    digests = [f"image {i // 4}-{i % 2}" for i in range(60)]  # pairs: 0 and 2, 1 and 3, ...
+    splits = np.repeat(["train", "valid", "test"], 20)
+    fit_final(X, y, Certain(), splits=splits, digests=digests, calibrate="platt")
+    learned = [rows for _, rows in fits]
+    assert list(map(len, learned[:2])) == [20, 20]  # a fit on train for each value
+    assert len(learned) == 2 + 3 + 1
+    assert frozenset(range(40)) in learned
+    for rows in learned:
+        assert {row ^ 2 for row in rows} == rows
+
+
 def test_class_weights_are_passed_on_or_refused():
     cross_validate(X, NAMES, ["svm", "logreg"], class_weight="balanced", tune=False)
     with pytest.raises(HeadError, match=r"knn.*class_weight"):

@@ -8,8 +8,8 @@ from sklearn.base import clone
 from featbank import learning_curve
 from featbank.errors import EvaluationError, HeadError
 from featbank.evaluation.curves import HeadCurve
-from featbank.evaluation.law import Law, fit_law
-from featbank.evaluation.metrics import corrected_t
+from featbank.evaluation.curves.law import Law, fit_law
+from featbank.evaluation.intervals import corrected_t
 from featbank.heads import make_head
 from tests.evaluation import spy
 
@@ -220,6 +220,11 @@ def test_a_law_never_falls_nor_passes_one():
     assert fit_law(n, np.linspace(0.9, 0.5, 5), np.ones(5)).scale == 0
     rising = fit_law(n, np.array([0.2, 0.4, 0.6, 0.8, 0.99]), np.ones(5))
     assert rising.score(1e9) <= 1
+
+
+def test_a_law_that_pays_for_ever_says_so_without_an_error():
+    assert Law(0.0, 1.0, 0.02).pays_until(1e-10) == float("inf")
+    assert Law(0.3, 0.0, 1.0).pays_until(0.01) == 0
 
 
 def test_points_that_are_better_known_count_more():

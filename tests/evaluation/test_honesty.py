@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from featbank.errors import EvaluationError
 from featbank.evaluation import cross_validate, fit_final, near_duplicates
-from featbank.evaluation.metrics import corrected_t, wilson
+from featbank.evaluation.intervals import corrected_t, wilson
 from tests.evaluation import spy
 
 RANDOM = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def test_planted_near_duplicates_raise_no_score():
     assert naive > 0.8
     assert honest["knn"].metrics["accuracy"].mean < 0.65
     assert honest.near_duplicates.clusters == 100
-    assert "200 near-duplicates in 100 clusters (from 0.99)" in honest.table()
+    assert "200 near-duplicates in 100 clusters of at most 2 (from 0.99)" in honest.table()
     found = {"threshold": 0.99, "clusters": 100, "images": 200}
     assert honest.to_dict()["near_duplicates"] == found
 

@@ -2,10 +2,9 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import t
 from sklearn import metrics as reference
 
-from featbank.evaluation.metrics import Meter, bootstrap, corrected_t, resampled
+from featbank.evaluation.metrics import Meter
 
 
 def made(n_classes, n=300, seed=0):
@@ -78,38 +77,6 @@ def test_a_certain_and_wrong_probability_costs_much_but_not_infinitely():
     assert 30 < loss < 40
 
 
-def test_corrected_interval_by_hand():
-    values = [0.8, 0.9, 0.85, 0.95]
-    low, high = corrected_t(values, 1 / 3)
-    half = t.ppf(0.975, 3) * np.sqrt((1 / 4 + 1 / 3) * np.var(values, ddof=1))
-    assert (low, high) == pytest.approx((0.875 - half, 0.875 + half))
-    assert corrected_t([0.7, 0.7], 0.25) == pytest.approx((0.7, 0.7))
-
-
-def test_bootstrap_agrees_with_the_binomial_error_and_follows_its_seed():
-    y, predicted, scores, probability, _ = made(3, n=400)
-    meter = Meter(y, predicted, scores, probability, 3)
-    ends = bootstrap(meter, np.arange(400), seed=0)
-    accuracy = meter()["accuracy"]
-    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 400)
-    assert ends["accuracy"] == pytest.approx((accuracy - half, accuracy + half), abs=0.01)
-    assert ends == bootstrap(meter, np.arange(400), seed=0)
-    assert ends != bootstrap(meter, np.arange(400), seed=1)
-
-
-def test_bootstrap_draws_units_whole_so_that_copies_narrow_nothing():
-    y, predicted, _, _, _ = made(3, n=200)
-    alone = bootstrap(Meter(y, predicted, None, None, 3), np.arange(200), seed=0)["accuracy"]
-    thrice = [np.repeat(v, 3) for v in (y, predicted, np.arange(200))]
-    copies = bootstrap(Meter(*thrice[:2], None, None, 3), thrice[2], seed=0)["accuracy"]
-    assert copies == pytest.approx(alone)
-
-
-def test_one_image_has_no_interval():
-    meter = Meter(np.array([0]), np.array([0]), None, None, 2)
-    assert bootstrap(meter, np.array([0]), seed=0) == {}
-
-
 def test_scores_of_classes_that_a_fit_did_not_know_are_ties():
     y = np.array([0, 1, 2, 2])
     scores = np.array([[1.0, 0.0, -np.inf]] * 4)
@@ -142,26 +109,3 @@ def test_probabilities_that_are_right_have_no_calibration_error_and_certain_wron
     assert Meter(y, np.zeros(4, int), None, right, 2)()["ece"] == pytest.approx(0)
     wrong = Meter(y, 1 - y, None, np.eye(2)[1 - y], 2)()
     assert (wrong["ece"], wrong["brier"]) == (1, 2)
-
-
-def test_the_interval_of_the_calibration_error_holds_what_more_images_would_show():
-    """Resamples alone would say that well calibrated probabilities are not."""
-    random = np.random.default_rng(0)
-    p = random.uniform(0.5, 1, size=2000)
-    y = (random.random(2000) < p).astype(int)
-    probability = np.column_stack([1 - p, p])
-    meter = Meter(y, (p > 0.5).astype(int), None, probability, 2)
-    low, high = bootstrap(meter, np.arange(2000), seed=0)["ece"]
-    found = meter()["ece"]
-    assert np.median(resampled(meter, np.arange(2000), seed=0)["ece"]) > 1.5 * found
-    assert low < 0.3 * found
-    assert found < high
-
-
-def test_the_ends_of_resamples_leave_out_those_without_the_metric():
-    y = np.array([0] * 30 + [1])
-    scores = np.column_stack([-np.arange(31.0), np.arange(31.0)])
-    meter = Meter(y, y, scores, None, 2)
-    drawn = resampled(meter, np.arange(31), seed=0)["roc_auc"]
-    assert 0.2 < np.isnan(drawn).mean() < 0.5  # those that miss the one image of class 1
-    assert bootstrap(meter, np.arange(31), seed=0)["roc_auc"] == (1, 1)

@@ -121,6 +121,23 @@ def test_dinov2_logreg_chooses_among_45_values_and_refits_on_all() -> None:
     np.testing.assert_allclose(scores[:, 1], best.decision_function(X64[test]), rtol=1e-4)
 
 
+def test_dinov2_logreg_takes_the_first_of_values_that_are_all_perfect() -> None:
+    X, y = made(160, noise=0.02)
+    splits = parted(160, 0.5, 0.25)
+
+    found = run_protocol(X, y, "dinov2-logreg", splits=splits)["logreg"]
+
+    values = 10 ** np.linspace(-6, 5, 45)
+    tried = [
+        LogisticRegression(C=C, tol=1e-12, max_iter=1000)
+        .fit(X.astype(np.float64)[splits == "train"], y[splits == "train"])
+        .score(X[splits == "valid"], y[splits == "valid"])
+        for C in values
+    ]
+    assert tried.count(1.0) > 10
+    assert found.chosen[0]["C"] == pytest.approx(values[tried.index(1.0)])
+
+
 def test_dinov2_logreg_holds_a_tenth_of_train_out_where_there_is_no_valid() -> None:
     X, y = made(160, d=3, k=2, noise=2.5)
 

@@ -8,7 +8,7 @@ from sklearn.preprocessing import normalize
 
 from featbank import cross_validate, make_head, rank_features
 from featbank.errors import EvaluationError
-from featbank.evaluation.metrics import corrected_t
+from featbank.evaluation.intervals import corrected_t
 from tests.evaluation import spy
 
 N = 200

@@ -376,6 +376,7 @@ def estimators_in(head: Any) -> list[Any]:
         waiting += [step for _, step in getattr(part, "steps", ())]
         waiting += getattr(part, "calibrated_classifiers_", [])
         waiting += getattr(part, "calibrators", [])
+        waiting += getattr(part, "estimators_", [])
         inner = getattr(part, "estimator", None)
         waiting += [inner] if hasattr(inner, "get_params") else []
     return found

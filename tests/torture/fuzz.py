@@ -203,7 +203,7 @@ def parse_index(data: bytes, path: Path) -> str:
 
 @functools.cache
 def classifier_seeds() -> tuple[bytes, ...]:
-    """Return small classifiers, one of every kind of head, some calibrated."""
+    """Return small classifiers: every kind of head, some calibrated, some of several labels."""
     recipe = Recipe(
         backbone="tiny",
         source="module",
@@ -212,11 +212,17 @@ def classifier_seeds() -> tuple[bytes, ...]:
     )
     three = np.array(["ant", "bee", "cat"])[np.arange(len(_X)) % 3]
     two = np.array(["ant", "bee"])[np.arange(len(_X)) % 2]
+    several = [set(("ant", "bee", "cat")[: i % 4]) for i in range(len(_X))]
+    few = {"params": {"max_epochs": 1, "hidden": 3}}
+    both = {"calibrate": "temperature", "threshold": "f1"}
     ways: list[tuple[str, Any, dict[str, Any]]] = [
         ("logreg", three, {}), ("svm", three, {}), ("svm", two, {}), ("linear-svm", three, {}),
-        ("mlp", three, {"params": {"max_epochs": 1, "hidden": 3}}), ("ridge", three, {}),
+        ("mlp", three, few), ("ridge", three, {}),
         ("knn", three, {}), ("centroid", three, {}), ("lda", three, {}),
         ("svm", three, {"calibrate": True}), ("knn", two, {"calibrate": True}),
+        ("svm", three, {"calibrate": "temperature"}), ("knn", two, {"threshold": "accuracy"}),
+        ("logreg", two, both), ("mlp", two, {**few, **both}),
+        ("logreg", several, {}), ("svm", several, {}), ("knn", several, {}), ("mlp", several, few),
     ]  # fmt: skip
     seeds = []
     for head, y, options in ways:
@@ -260,24 +266,32 @@ def parse_classifier(data: bytes, path: Path) -> str:
 
 
 def use_classifier(path: Path) -> str:
-    """Load a classifier and predict, as `parse_classifier` says."""
+    """Load a classifier, as one to predict alone too, and predict, as `parse_classifier` says."""
+    said = [_used(path, plain=plain) for plain in (True, False)]
+    return said[-1]
+
+
+def _used(path: Path, *, plain: bool) -> str:
     try:
-        loaded = Classifier.load(path)
+        loaded = Classifier.load(path, plain=plain)
     except ClassifierError as error:
         return f"refused: {check_refusal(error)}"
     try:
         width = loaded.head.n_features_in_
         rows = _X if width == _X.shape[1] else np.zeros((3, width), np.float32)
-        labels = loaded.predict(rows)
+        found = loaded.predict(rows)
+        sets = loaded.labels(rows)
         loaded.predict_proba(rows)
         loaded.top(rows, 2)
     except ClassifierError as error:
         return f"refused when used: {check_refusal(error)}"
-    for part in soundness._estimators(loaded.head) or ():
+    for part in [] if plain else soundness._estimators(loaded.head) or ():
         kind = f"{type(part).__module__}.{type(part).__name__}"
         assert kind in archive.TRUSTED_TYPES, f"built {kind}, which nobody trusts"
-    assert len(labels) == len(rows), "predictions are missing"
-    assert set(labels) <= set(loaded.classes), "classes that it does not have"
+    assert len(found) == len(sets) == len(rows), "predictions are missing"
+    assert {*found, *(name for row in sets for name in row)} <= set(loaded.classes), (
+        "classes that it does not have"
+    )
     return "read"
 
 

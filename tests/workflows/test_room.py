@@ -7,6 +7,7 @@ import pytest
 
 from featbank import Bank, Classifier, extract, fit, from_module
 from featbank.errors import BankError, EvaluationError, HeadError
+from featbank.heads.choice import LayerChoice
 from featbank.heads.streaming import Blocks
 from featbank.workflows.room import select_fitting
 from tests.tiny import PREPROCESS, TinyNet, make_images
@@ -66,3 +67,8 @@ def test_fewer_fits_run_at_a_time_where_more_have_no_room(bank: Bank) -> None:
         for copies in (3, 6, 8, 10)
     ]
     assert jobs == [1, 2, 3, 4]
+
+
+def test_a_layer_is_chosen_in_memory_only(bank: Path) -> None:
+    with pytest.raises(EvaluationError, match="choosing a layer needs .*; name one layer"):
+        select_fitting(bank, [LayerChoice("logreg", {})], memory="1kB", n_jobs=1)

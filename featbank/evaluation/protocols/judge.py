@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from featbank.evaluation.metrics import Estimate, Meter, bootstrap, corrected_t, wilson
+from featbank.evaluation.intervals import Estimate, Metrics, estimates
+from featbank.evaluation.metrics import Meter
 from featbank.evaluation.protocols.task import Task, Trial
 from featbank.evaluation.protocols.voc import PrecisionMeter
 from featbank.heads.outputs import Outputs
@@ -33,16 +31,18 @@ class Judge:
     single: bool
     precision: bool
 
-    def meters(self, told: Outputs) -> list[Any]:
+    def meter(self, told: Outputs) -> Metrics:
         """Return what computes metrics of these outputs."""
         y = self.task.y[self.task.test]
-        found: list[Any] = []
+        found: list[Metrics] = []
         if self.single:
             K = len(self.task.classes)
             found.append(Meter(y, told.codes, told.scores, told.probability, K))
         if self.precision:
             found.append(self._precision(told))
-        return found
+        return lambda weights=None: {
+            name: value for meter in found for name, value in meter(weights).items()
+        }
 
     def per_class(self, told: Outputs) -> dict[str, float]:
         """Return the average precision of each class, where it is asked for."""
@@ -56,26 +56,6 @@ class Judge:
 
     def estimates(self, trials: Sequence[Trial]) -> dict[str, Estimate]:
         """Return the metrics that every trial has, with their intervals."""
-        meters = [self.meters(trial.told) for trial in trials]
-        by_trial = [
-            {name: value for meter in own for name, value in meter().items()} for own in meters
-        ]
-        names = [name for name in by_trial[0] if all(name in found for found in by_trial)]
-        values = {name: tuple(found[name] for found in by_trial) for name in names}
         units = self.task.units[self.task.test]
-        ends: dict[str, tuple[float, float]] = {}
-        if len(trials) > 1:
-            ends = {name: corrected_t(values[name], 0.0) for name in names}
-        else:
-            for meter in meters[0]:
-                ends.update(bootstrap(meter, units, seed=self.task.seed))
-        low, high = ends.get("accuracy", (0.0, 1.0))
-        if low == high:  # every seed, or every resample, scored the same
-            ends["accuracy"] = wilson(values["accuracy"][0], len(np.unique(units)))
-        found = {}
-        for name in names:
-            low, high = ends.get(name, (float("nan"), float("nan")))
-            top = np.inf if name == "log_loss" else 2.0 if name == "brier" else 1.0
-            low, high = (float(np.clip(end, 0.0, top)) for end in (low, high))
-            found[name] = Estimate(float(np.mean(values[name])), low, high, values[name])
-        return found
+        meters = [self.meter(trial.told) for trial in trials]
+        return estimates(meters, [units] * len(meters), ratio=0.0, seed=self.task.seed)

@@ -161,12 +161,15 @@ def _power(low: int, i: int, constants: Mapping[str, Any]) -> float:
 
 
 def _accuracies(head: Any, values: list[float], task: Task) -> Array:
-    """Return the accuracy on valid of a fit on train with each C."""
+    """Return the accuracy on valid of a fit on train with each C, ascending.
+
+    Values above one that is perfect are not tried, and have minus infinity: none of them is first.
+    """
     assert task.valid is not None
     rows = task.learned
     position = np.arange(len(rows))
     fold = (position[: len(task.train)], position[len(task.train) :])
-    return sweep(head, {"C": values}, task.X[rows], task.y[rows], [fold]).scores[:, 0]
+    return sweep(head, {"C": values}, task.X[rows], task.y[rows], [fold]).means
 
 
 def _by_chance(rows: Int, task: Task) -> Int:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.evaluation.metrics import METRICS, Estimate
+from featbank.evaluation.intervals import Estimate
+from featbank.evaluation.metrics import METRICS
+from featbank.evaluation.text import aligned, interval
 
 __all__ = ["ProtocolResult", "Setting"]
 
@@ -152,13 +154,13 @@ class ProtocolResult:
         blocks = [
             f"{self.protocol}: {counts}",
             "\n".join(f"  {line}" for line in self.description.splitlines()),
-            "\n".join(f"  {line}" for line in _aligned(_constants(constants))),
+            "\n".join(f"  {line}" for line in aligned(_constants(constants), left=(0, 1))),
             scale,
-            "\n".join(_aligned(self._lines())),
+            "\n".join(self._lines()),
         ]
         if details:
             blocks += [
-                "\n".join(_aligned(_per_class(setting)))
+                "\n".join(aligned(_per_class(setting)))
                 for setting in self.settings
                 if setting.per_class
             ]
@@ -169,7 +171,7 @@ class ProtocolResult:
     def __str__(self) -> str:
         return self.table()
 
-    def _lines(self) -> list[list[str]]:
+    def _lines(self) -> list[str]:
         known = [n for n in SHOWN if any(n in setting.metrics for setting in self.settings)]
         own = self.constants["metric"]
         names = [own, *(name for name in known if name != own)]
@@ -181,7 +183,9 @@ class ProtocolResult:
             if setting.without_duplicates is not None:
                 clean = setting.without_duplicates
                 lines.append(["  no duplicates", *(_estimate(clean.get(n)) for n in names), "", ""])
-        return lines if any(line[-1] for line in lines[1:]) else [line[:-1] for line in lines]
+        if not any(line[-1] for line in lines[1:]):
+            return aligned([line[:-1] for line in lines])
+        return aligned(lines, left=(0, len(lines[0]) - 1))
 
 
 def _constants(constants: Mapping[str, Any]) -> list[list[str]]:
@@ -199,8 +203,7 @@ def _number(value: Any) -> bool:
 def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    half = max(estimate.mean - estimate.low, estimate.high - estimate.mean)
-    return f"{estimate.mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
+    return interval(estimate.mean, estimate.low, estimate.high)
 
 
 def _span(chosen: tuple[dict[str, Any], ...]) -> str:
@@ -224,16 +227,3 @@ def _per_class(setting: Setting) -> list[list[str]]:
     for name, value in setting.per_class.items():
         rows.append([name, "-" if np.isnan(value) else f"{value:.3f}", f"{chosen[name]:g}"])
     return rows
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Return lines of columns two spaces apart, the first and the last to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = {0, len(widths) - 1} if rows[0][-1] != "seconds" else {0}
-    return [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featbank.errors import EvaluationError
 from featbank.evaluation.folds import Int, hold_out, units_per_class
 from featbank.evaluation.inputs import Inputs
+from featbank.evaluation.multilabel.sets import LabelSets, are_label_sets, label_sets
 from featbank.evaluation.protocols.registry import PROTOCOLS
 
-__all__ = ["Sets", "labels_of", "parts_of", "with_split"]
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Several classes a row: targets of shape (n, K), bool, and the classes' names."""
-
-    targets: Array
-    classes: tuple[str, ...]
+__all__ = ["labels_of", "parts_of", "with_split"]
 
 
 def with_split(labels: Any, splits: Any) -> tuple[Any, int]:
@@ -36,44 +25,26 @@ def with_split(labels: Any, splits: Any) -> tuple[Any, int]:
     return [label if one else None for label, one in pairs], apart
 
 
-def labels_of(y: Any, protocol: str) -> tuple[Any, Sets | None]:
+def labels_of(y: Any, protocol: str) -> tuple[Any, LabelSets | None]:
     """Return one label a row, and all labels where a row may have several.
 
     The one label of several is the rarest, by which a part that is held out is stratified.
     """
-    if getattr(y, "ndim", 1) == 2:
-        targets: Array = np.asarray(y)
-        if not np.isin(targets, (0, 1)).all():
-            raise EvaluationError(
-                "labels of two dimensions are an indicator matrix of 0 and 1, a column a class."
-            )
-        known = np.ones(len(targets), dtype=bool)
-        names = [str(k) for k in range(targets.shape[1])]
-        targets = targets.astype(bool)
-    elif _sets(y):
-        known = np.array([one is not None for one in y])
-        names = sorted({str(word) for one in y if one is not None for word in one})
-        position = {name: k for k, name in enumerate(names)}
-        targets = np.zeros((len(known), len(names)), dtype=bool)
-        for row, one in enumerate(y):
-            targets[row, [position[str(word)] for word in one or ()]] = True
-    else:
+    if not are_label_sets(y):
         return y, None
+    sets = label_sets(y)
     if not PROTOCOLS[protocol].multilabel:
         several = ", ".join(name for name, entry in PROTOCOLS.items() if entry.multilabel)
         raise EvaluationError(
             f"{protocol} takes one class a row, and several were given; {several} takes them."
         )
-    rank = np.argsort(targets[known].sum(axis=0), kind="stable")
-    first = targets[:, rank].argmax(axis=1)
-    one = [names[rank[k]] if row[rank[k]] else "" for k, row in zip(first, targets, strict=True)]
-    return [label if has else None for label, has in zip(one, known, strict=True)], Sets(
-        targets, tuple(names)
-    )
-
-
-def _sets(y: Any) -> bool:
-    return np.iterable(y) and any(isinstance(one, set | frozenset | tuple | list) for one in y)
+    rank = np.argsort(sets.indicator[sets.known].sum(axis=0), kind="stable")
+    names = [sets.classes[k] for k in rank]
+    one = [
+        names[row.argmax()] if row.any() else "" if known else None
+        for row, known in zip(sets.indicator[:, rank], sets.known, strict=True)
+    ]
+    return one, sets
 
 
 def parts_of(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featbank.errors import EvaluationError
+from featbank.evaluation.fitting import noted
 from featbank.evaluation.inputs import Inputs, checked
 from featbank.evaluation.protocols.judge import Judge
 from featbank.evaluation.protocols.registry import Protocol, find_protocol
@@ -73,7 +74,7 @@ def run_protocol(
     Notes
     -----
     Intervals are of 95 %: for one fit over test images drawn with replacement
-    (`featbank.evaluation.metrics.bootstrap`); for several seeds Student's t over the seeds, which
+    (`featbank.evaluation.intervals.bootstrap`); for several seeds Student's t over the seeds, which
     share the test images and so speak of what was drawn to learn from alone.
 
     Examples
@@ -115,7 +116,7 @@ def run_protocol(
     if sets is None:
         _see_classes(task)
     else:
-        task = replace(task, targets=sets.targets[data.rows], classes=sets.classes)
+        task = replace(task, targets=sets.indicator[data.rows], classes=sets.classes)
     outcome, warned = _run(found, task, constants)
     clean, told = _without_copies(found, task, constants, data, single=sets is None)
     judge = Judge(task, sets is None, constants["metric"] == "voc_map")
@@ -154,15 +155,10 @@ def _run(
     found: Protocol, task: Task, constants: Mapping[str, Any]
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Run it, and turn its fits' warnings into notes."""
-    from sklearn.exceptions import ConvergenceWarning
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         outcome = found.run(task, constants)
-    stopped = sum(issubclass(one.category, ConvergenceWarning) for one in caught)
-    told = [f"{stopped} fits stopped at their limit of iterations, as published."] * (stopped > 0)
-    others = (one for one in caught if not issubclass(one.category, ConvergenceWarning))
-    return outcome, (*told, *(str(one.message).strip().splitlines()[0] for one in others))
+    return outcome, tuple(noted(caught))
 
 
 def _without_copies(

@@ -127,18 +127,5 @@ class Outcome:
 
 def told(estimator: Any, task: Task) -> Outputs:
     """Return what an estimator, fitted on class codes, says of the test rows, in all classes."""
-    found = outputs(estimator, task.X[task.test])
     known = np.asarray(estimator.classes_)
-    if len(known) == len(task.classes):
-        return found
-
-    def widened(values: Array | None, fill: float) -> Array | None:
-        if values is None:
-            return None
-        wide = np.full((len(values), len(task.classes)), fill, dtype=values.dtype)
-        wide[:, known] = values
-        return wide
-
-    return Outputs(
-        known[found.codes], widened(found.scores, -np.inf), widened(found.probability, 0)
-    )
+    return outputs(estimator, task.X[task.test]).among(known, len(task.classes))

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from featbank.errors import EvaluationError
-from featbank.evaluation.labelsets import are_label_sets, deal_sets, label_sets, units_per_label
+from featbank.evaluation.multilabel.sets import (
+    are_label_sets,
+    deal_sets,
+    label_sets,
+    units_per_label,
+)
 
 RANDOM = np.random.default_rng(0)
 Y = RANDOM.random((400, 6)) < np.array([0.5, 0.3, 0.2, 0.1, 0.05, 0.02])

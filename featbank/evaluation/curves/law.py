@@ -44,9 +44,13 @@ class Law:
         return float(self.scale * n**-self.exponent * (1 - 2**-self.exponent))
 
     def pays_until(self, worth: float) -> float:
-        """Return the number of labels from which doubling adds less than `worth`."""
+        """Return the number of labels from which doubling adds less than `worth`.
+
+        It is infinite where it is too large for a float.
+        """
         first = self.scale * (1 - 2**-self.exponent)
-        return float((first / worth) ** (1 / self.exponent)) if first else 0.0
+        with np.errstate(over="ignore"):
+            return float(np.float64(first / worth) ** (1 / self.exponent))
 
 
 def fit_law(labels: Sequence[int], scores: Array, variances: Array) -> Law:

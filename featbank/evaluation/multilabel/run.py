@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,25 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, HeadError
-from featbank.evaluation.crossval import FinalFit, most_common
-from featbank.evaluation.fitting import Candidate, candidates, noted
+from featbank.evaluation.crossval import most_common, notes_on
+from featbank.evaluation.final import FinalFit
+from featbank.evaluation.fitting import Candidate, candidates, watched
 from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.labelmeter import LabelMeter
-from featbank.evaluation.labelplan import LabelData, plan_final_sets, plan_sets
-from featbank.evaluation.labelresult import LabelHeadResult, LabelResult
-from featbank.evaluation.labelsets import label_sets
-from featbank.evaluation.metrics import Estimate, bootstrap, corrected_t, wilson
-from featbank.evaluation.parallel import run
-from featbank.evaluation.plan import Fold, Part, Plan
+from featbank.evaluation.intervals import Estimate, estimates
+from featbank.evaluation.multilabel.meter import LabelMeter
+from featbank.evaluation.multilabel.plan import LabelData, plan_final_sets, plan_sets
+from featbank.evaluation.multilabel.result import LabelHeadResult, LabelResult
+from featbank.evaluation.multilabel.sets import label_sets
+from featbank.evaluation.neighbours import NearDuplicates
+from featbank.evaluation.parallel import Progress, run
+from featbank.evaluation.plan import Fold, Part, Plan, ratio_of
 from featbank.evaluation.result import Predictions
-from featbank.heads.sweep import sweep
+from featbank.heads.sweep import COARSE, grid_search, sweep
 from featbank.heads.weights import by_step, checked_weights
 
 __all__ = ["cross_validate_sets", "fit_final_sets"]
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,20 @@ def cross_validate_sets(
     Each label has a classifier against the rest; what comes before it in the head, as scaling, is
     shared. Hyper-parameters are the same for all labels, chosen by mAP in the training part (or by
     the mean over labels of another `scoring`). Folds are stratified by label: see
-    `featbank.evaluation.labelsets.deal_sets`. A label with fewer different images than folds, with
-    it or without it, is left out, and a note says so.
+    `featbank.evaluation.multilabel.sets.deal_sets`. A label with fewer different images than folds,
+    with it or without it, is left out, and a note says so.
 
     Parameters
     ----------
     X : array-like of shape (n, d)
     y : sequence of set, or array-like of shape (n, K)
     classes : sequence of str, optional
-        See `featbank.evaluation.labelsets.label_sets`.
+        See `featbank.evaluation.multilabel.sets.label_sets`.
     **options
-        ``splits``, ``groups``, ``digests``, ``near``, ``tune``, ``params``, ``class_weight``,
-        ``sample_weight``, ``scoring``, ``random_state``.
+        All others of `featbank.cross_validate`, but for ``device``; ``calibrate``, ``threshold``
+        and ``show_leak`` are refused.
     """
-    data, found, seed = _prepared(X, y, head, classes, options)
+    data, found, seed = _prepared(X, y, head, classes, **options)
     data, made = plan_sets(data, cv=cv, repeats=repeats, seed=seed)
     parts = [*made.parts, *([made.clean] if made.clean else [])]
     tasks = [
@@ -82,16 +82,11 @@ def cross_validate_sets(
         for candidate in found
         for part in parts
     ]
-    scored: list[_Scored] = []
     work = data.inputs.X.size * len(data.classes) * len(tasks)
-    for one in run(_score, tasks, n_jobs=n_jobs, work=work):
-        scored.append(one)
-        if progress is not None:
-            progress(len(scored), len(tasks))
+    scored = list(run(_score, tasks, n_jobs=n_jobs, work=work, progress=progress))
     inputs = data.inputs
     per_head = [scored[i : i + len(parts)] for i in range(0, len(scored), len(parts))]
     rows = np.unique(np.concatenate([np.append(part.train, part.test) for part in made.parts]))
-    weighted = "sample weights count in fitting alone; the scores weigh every image alike."
     return LabelResult(
         heads=tuple(
             _head_result(candidate.name, ones, made, data, seed)
@@ -107,12 +102,12 @@ def cross_validate_sets(
             *inputs.notes,
             *data.notes,
             *made.notes,
-            *([] if data.weights is None else [weighted]),
+            *notes_on(data.weights),
         ),
         near_duplicates=inputs.near and inputs.near.spread(inputs.rows, len(X)),
         class_sizes=tuple(int(n) for n in data.indicator[rows].sum(axis=0)),
         repeats=repeats,
-        ratio=_ratio(made.parts),
+        ratio=ratio_of(made.parts),
         random_state=seed,
     )
 
@@ -121,7 +116,7 @@ def fit_final_sets(
     X: Any, y: Any, head: Any, *, classes: Sequence[str] | None = None, **options: Any
 ) -> FinalFit:
     """Fit one head for several labels a row, for use; see `featbank.evaluation.fit_final`."""
-    data, (candidate,), seed = _prepared(X, y, [head], classes, options)
+    data, (candidate,), seed = _prepared(X, y, [head], classes, **options)
     data, part = plan_final_sets(data, seed=seed)
     start = time.perf_counter()
     estimator, best, notes = _fit(
@@ -144,25 +139,36 @@ def fit_final_sets(
 
 
 def _prepared(
-    X: Any, y: Any, head: Any, classes: Sequence[str] | None, options: Mapping[str, Any]
+    X: Any,
+    y: Any,
+    head: Any,
+    classes: Sequence[str] | None,
+    *,
+    near_duplicates: float | NearDuplicates | None,
+    tune: bool,
+    params: Mapping[str, Any] | None,
+    class_weight: Any,
+    sample_weight: Any,
+    scoring: str,
+    random_state: int,
+    calibrate: bool | str = False,
+    threshold: str | None = None,
+    show_leak: bool = False,
+    **binding: Any,
 ) -> tuple[LabelData, list[Candidate], int]:
     """Check what was given; build candidates."""
-    own = dict(options)
-    binding = {name: own.pop(name, None) for name in ("splits", "groups", "digests", "near")}
-    class_weight, seed = own.pop("class_weight", None), own.pop("random_state", 0)
-    weights = checked_weights(own.pop("sample_weight", None), len(X))
-    scoring = own.pop("scoring", "accuracy")
-    tune, params = own.pop("tune", True), own.pop("params", None)
-    for name, value in own.items():
+    lacking = {"calibrate": calibrate, "threshold": threshold, "show_leak": show_leak}
+    for name, value in lacking.items():
         if value:
             raise EvaluationError(f"{name} is not there for several labels an image; leave it out.")
+    weights = checked_weights(sample_weight, len(X))
     if class_weight not in (None, "balanced"):
         raise EvaluationError(
             "with several labels an image class_weight is 'balanced', each label against the rest, "
             "or not given."
         )
     sets = label_sets(y, classes)
-    inputs = _inputs(X, sets.words(), binding)
+    inputs = _inputs(X, sets.words(), near_duplicates, binding)
     found = candidates(
         head,
         params=params,
@@ -170,7 +176,7 @@ def _prepared(
         class_weight=class_weight,
         calibrate=False,
         scoring="average_precision" if scoring == "accuracy" else scoring,
-        seed=seed,
+        seed=random_state,
     )
     for candidate in found:
         if weights is not None:
@@ -183,13 +189,17 @@ def _prepared(
             None if weights is None else weights[inputs.rows],
         ),
         found,
-        seed,
+        random_state,
     )
 
 
-def _inputs(X: Any, words: list[str | None], binding: dict[str, Any]) -> Inputs:
+def _inputs(
+    X: Any,
+    words: list[str | None],
+    near: float | NearDuplicates | None,
+    binding: dict[str, Any],
+) -> Inputs:
     """Check rows whose classes are sets of labels."""
-    near = binding.pop("near")
     inputs = checked(X, words, **binding)
     if near is None:
         return inputs
@@ -252,24 +262,14 @@ def _fit(
         weights = by_step(estimator, candidate.name, sample_weight)
     values = candidate.grid(n_samples=min((len(rows) for rows, _ in inner), default=len(X)))
     best: dict[str, Any] = {}
-    notes = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            if values:
-                best = _chosen(estimator, values, X, indicator, inner, candidate.scoring, weights)
-                if not best:
-                    notes.append("too few images to choose parameters on; defaults were used.")
-            head = one_vs_rest(estimator.set_params(**best), classes)
-            head.fit(X, indicator, **weights)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, HeadError):
-                raise
-            reason = str(error).strip().splitlines()[-1]
-            raise HeadError(
-                f"head {candidate.name!r} could not be fitted on {len(X)} images: {reason}"
-            ) from error
-    return head, best, (*notes, *noted(caught))
+    with watched(candidate.name, len(X)) as notes:
+        if values:
+            best = _chosen(estimator, values, X, indicator, inner, candidate.scoring, weights)
+            if not best:
+                notes.append("too few images to choose parameters on; defaults were used.")
+        head = one_vs_rest(estimator.set_params(**best), classes)
+        head.fit(X, indicator, **weights)
+    return head, best, tuple(notes)
 
 
 def _chosen(
@@ -288,15 +288,17 @@ def _chosen(
     from sklearn.metrics import get_scorer
 
     score = get_scorer(scoring)  # by name a sweep may stop at what is best for one label alone
+    # What one label's search from coarse to fine leaves out, another's may need.
+    search = sweep if max(map(len, values.values())) < COARSE else grid_search
     means = []
     params: list[dict[str, Any]] = [{}]
     for column in indicator.T:
         y = column.astype(np.int64)
         folds = [fold for fold in inner if all(0 < y[rows].sum() < len(rows) for rows in fold)]
         if folds:
-            found = sweep(estimator, values, X, y, folds, scoring=score, **weights)
+            found = search(estimator, values, X, y, folds, scoring=score, **weights)
             params = found.params
-            means.append(found.scores.mean(axis=1))
+            means.append(found.means)
     return params[int(np.mean(means, axis=0).argmax())] if means else {}
 
 
@@ -335,26 +337,10 @@ def _head_result(
 
 
 def _estimates(scored: Sequence[_Scored], units: Int, seed: int) -> dict[str, Estimate]:
-    """Return the metrics that are defined in every part, with their intervals."""
-    by_part = [one.meter() for one in scored]
-    names = [name for name in by_part[0] if all(name in found for found in by_part)]
-    values = {name: tuple(found[name] for found in by_part) for name in names}
-    if len(scored) == 1:
-        ends = bootstrap(scored[0].meter, units[scored[0].part.test], seed=seed)
-    else:
-        ratio = _ratio([one.part for one in scored])
-        ends = {name: corrected_t(values[name], ratio) for name in names}
-    low, high = ends.get("subset_accuracy", (0.0, 0.0))
-    if low == high:  # every part, or every resample, scored the same
-        tested = np.unique(units[np.concatenate([one.part.test for one in scored])])
-        ends["subset_accuracy"] = wilson(float(np.mean(values["subset_accuracy"])), len(tested))
-    estimates = {}
-    for name in names:
-        low, high = ends.get(name, (float("nan"), float("nan")))
-        low, high = (float(np.clip(end, 0.0, 1.0)) for end in (low, high))
-        estimates[name] = Estimate(float(np.mean(values[name])), low, high, values[name])
-    return estimates
-
-
-def _ratio(parts: Sequence[Part]) -> float:
-    return float(np.mean([len(part.test) / len(part.train) for part in parts]))
+    parts = [one.part for one in scored]
+    return estimates(
+        [one.meter for one in scored],
+        [units[part.test] for part in parts],
+        ratio=ratio_of(parts),
+        seed=seed,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.evaluation.result import EvaluationResult, HeadResult, PerClass
+from featbank.evaluation.result import EvaluationResult, HeadResult, PerClass, quotients
 
 __all__ = ["LabelFigures", "LabelHeadResult", "LabelResult"]
 
@@ -34,8 +34,7 @@ class LabelHeadResult(HeadResult):
     ----------
     metrics : dict of str to Estimate
         map, macro_f1, micro_f1, and subset_accuracy: the share of images whose labels are all
-        right. See
-        `featbank.evaluation.labelmeter.LabelMeter`.
+        right. See `featbank.evaluation.multilabel.meter.LabelMeter`.
     predictions : Predictions
         `y_true` and `y_pred` are indicator matrices of shape (m, K), bool.
     confusion : ndarray of shape (0, 0)
@@ -55,11 +54,11 @@ class LabelHeadResult(HeadResult):
         )
         defined = ~np.isnan(self.average_precision)
         return LabelFigures(
-            precision=_over(hit, told),
-            recall=_over(hit, support),
-            f1=_over(2 * hit, told + support),
+            precision=quotients(hit, told),
+            recall=quotients(hit, support),
+            f1=quotients(2 * hit, told + support),
             support=support.astype(np.int64),
-            average_precision=_over(
+            average_precision=quotients(
                 np.where(defined, self.average_precision, 0.0).sum(axis=0), defined.sum(axis=0)
             ),
         )
@@ -90,8 +89,3 @@ class LabelResult(EvaluationResult):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, as ``featbank fit --json`` prints it."""
         return {**super().to_dict(), "multilabel": True}
-
-
-def _over(part: Array, whole: Array) -> Array:
-    nothing = np.full(len(part), np.nan)
-    return np.divide(part, whole, out=nothing, where=whole > 0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
-from featbank.evaluation.labelmeter import LabelMeter, average_precision
+from featbank.evaluation.multilabel.meter import LabelMeter, average_precision
 
 RANDOM = np.random.default_rng(0)
 Y = RANDOM.random((80, 4)) < 0.3

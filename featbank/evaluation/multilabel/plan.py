@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featbank.errors import EvaluationError
 from featbank.evaluation.inputs import Inputs
-from featbank.evaluation.labelsets import deal_sets, units_per_label
+from featbank.evaluation.multilabel.sets import deal_sets, units_per_label
 from featbank.evaluation.plan import FOLDS, INNER_FOLDS, Part, Plan, plan, plan_final
 
 __all__ = ["LabelData", "plan_final_sets", "plan_sets"]
