@@ -10,9 +10,9 @@ pictures each, who differ no more than light and pose do. The claim holds where
   interval of that difference reaches 0.
 
 Of the faces nothing is claimed: with ten images a class the linear heads are ahead of it there, and
-no head is ahead everywhere, which is why several are scored. Differences are paired, fold by fold, with the
-Nadeau-Bengio correction. Seconds are of the processor, one thread, so that what else the machine
-does hardly matters.
+no head is ahead everywhere, which is why several are scored. Differences are paired, fold by fold,
+with the Nadeau-Bengio correction. Seconds are of the processor, one thread, so that what else the
+machine does hardly matters.
 
     python benchmarks/heads_quality.py --bank bank --out heads_quality.json     a minute
     python benchmarks/heads_quality.py --quick                                  a few seconds

@@ -142,6 +142,7 @@ def measured(
         "data": case.name,
         "weights": weights,
         "coef": worst("coef"),
+        "default_coef": worst("default_coef"),
         "above": worst("above"),
         "default": worst("default"),
         "agree": worst("agree", min),
@@ -184,6 +185,13 @@ def same(ours: np.ndarray, theirs: np.ndarray) -> float:
     if ours.shape[1] == 1:
         return float(np.mean((ours > 0) == (theirs > 0)))
     return float(np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1)))
+
+
+def scaled(case: Case, rows: np.ndarray, scored: np.ndarray) -> list[np.ndarray]:
+    """Return a fold's rows to fit on and to score, scaled by the former, float64."""
+    parts = [case.X[some].astype(float) for some in (rows, scored)]  # or it scales in float32
+    scaler = StandardScaler().fit(parts[0])
+    return [scaler.transform(part) for part in parts]
 
 
 def of_classes(weight: str | None, y: np.ndarray) -> np.ndarray:
@@ -277,8 +285,7 @@ def linear(case: Case, name: str, weights: str | None) -> dict[str, Any]:
     for v, (C, of_value) in enumerate(zip(VALUES[name], ours, strict=False)):
         figures: dict[str, list[float]] = {}
         for f, (rows, scored) in enumerate(case.folds):
-            scaler = StandardScaler().fit(case.X[rows].astype(float))
-            Z, others = scaler.transform(case.X[rows]), scaler.transform(case.X[scored])
+            Z, others = scaled(case, rows, scored)
             w = of_classes(weights, case.y[rows])
             tight = clone(head[-1]).set_params(C=C, **TIGHT[name]).fit(Z, case.y[rows])
             plain = clone(head).set_params(**{key: C}).fit(case.X[rows], case.y[rows])[-1]
@@ -323,8 +330,7 @@ def svm(case: Case, weights: str | None) -> dict[str, Any]:
     head = make_head("svm", random_state=0, class_weight=weights)
     rows, scored = case.folds[0]
     X, y = case.X[rows], case.y[rows]
-    scaler = StandardScaler().fit(X.astype(float))
-    Z, others = scaler.transform(X), scaler.transform(case.X[scored])
+    Z, others = scaled(case, rows, scored)
     w, found = of_classes(weights, y), []
     for C in VALUES["svm"]:
         tight = clone(head[-1]).set_params(C=C, **TIGHT["svm"]).fit(Z, y)
@@ -379,9 +385,8 @@ def ridge(case: Case) -> dict[str, Any]:
         [(rows, np.append(scored, np.arange(n, n + d + 1)))],
         VALUES["ridge"],
     )
-    scaler = StandardScaler().fit(case.X[rows].astype(float))
-    Z, targets = scaler.transform(case.X[rows]), targets_of(case.y[rows], k)
-    others, found = scaler.transform(case.X[scored]), []
+    Z, others = scaled(case, rows, scored)
+    targets, found = targets_of(case.y[rows], k), []
     spread = shared[rows].std(axis=0, dtype=float)
     middle = shared[rows].mean(axis=0, dtype=float)
     for alpha, (said,) in zip(VALUES["ridge"], decided, strict=True):
@@ -397,6 +402,7 @@ def ridge(case: Case) -> dict[str, Any]:
             {
                 "value": alpha,
                 "coef": distance(ours[0], theirs[0]),
+                "default_coef": distance(default[0], theirs[0]),
                 "above": at[0] - at[1],
                 "default": at[2] - at[1],
                 "least": at[1],
@@ -467,8 +473,7 @@ def streamed(case: Case) -> dict[str, Any]:
         X, y = case.X[rows], case.y[rows]
         head = make_head("logreg", random_state=0, C=C)
         fit_streamed(head, Blocks(X.__getitem__, *X.shape), y)
-        scaler = StandardScaler().fit(X.astype(float))
-        Z, others = scaler.transform(X), scaler.transform(case.X[scored])
+        Z, others = scaled(case, rows, scored)
         tight = clone(head[-1]).set_params(**TIGHT["logreg"]).fit(Z, y)
         ours, theirs = ((one.coef_.astype(float), one.intercept_) for one in (head[-1], tight))
         w = np.ones(len(y))

@@ -118,6 +118,17 @@ def test_parity_holds_both_sides_against_scikit_learns_own_objectives(script, k,
     assert least[0] < 0
 
 
+def test_parity_refers_to_float64(script):
+    parity = script("parity.py")
+    X = np.random.default_rng(0).normal(5, 1, (30, 3)).astype(np.float32)
+    case = parity.Case("", X, np.arange(30) % 2)
+    rows, scored = case.folds[0]
+    Z, others = parity.scaled(case, rows, scored)
+    exact = (X.astype(float) - X[rows].mean(axis=0, dtype=float)) / X[rows].std(axis=0, dtype=float)
+    np.testing.assert_allclose(Z, exact[rows], rtol=1e-12)
+    np.testing.assert_allclose(others, exact[scored], rtol=1e-12)
+
+
 def test_parity_is_lost_by_what_its_claim_names(script):
     parity = script("parity.py")
     X, y = np.zeros((12, 1), np.float32), np.arange(12) % 2

@@ -234,7 +234,7 @@ def _ascending(
     problems: Callable[[Array, Sequence[int]], tuple[Loss, Array]],
     answers: Callable[[Array], Answers],
 ) -> Array:
-    """Solve for values of C, each from the next lower one's solution, all folds of a group at once.
+    """Solve for values of C, each from the two next lower ones, all folds of a group at once.
 
     Parameters
     ----------
@@ -270,12 +270,15 @@ def _ascending(
     scores = np.full((len(C), len(task.folds)), np.nan)
     solved: dict[int, list[Solution]] = {}
     for v in _order(C, scores, bounded=task.bounded):
-        lower = [u for u in solved if C[u] < C[v]]
-        starts = solved[max(lower, key=C.__getitem__)] if lower else [None] * len(groups)
+        lower = sorted((u for u in solved if C[u] < C[v]), key=C.__getitem__)
         found = []
-        for start, (members, design, loss, folds) in zip(starts, groups, strict=True):
+        for g, (members, design, loss, folds) in enumerate(groups):
+            start = solved[lower[-1]][g] if lower else None
+            before = solved[lower[-2]][g] if len(lower) > 1 else None
             given = np.full(len(members) * sides, C[v])
-            solution = solve(design, loss, folds, given, outputs=outputs, start=start)
+            solution = solve(
+                design, loss, folds, given, outputs=outputs, start=start, before=before
+            )
             if solution.iterations >= MOST_ITERATIONS:
                 warnings.warn(f"C={C[v]:g} was not solved", ConvergenceWarning, stacklevel=2)
             for i, f in enumerate(members):
@@ -287,8 +290,9 @@ def _ascending(
                     logits = solution.decide(whole.Z[held], folds)
                 scores[v, f] = task.score(answers(logits.reshape(-1, len(held))), held)
             found.append(solution)
-        solved = {u: [dataclasses.replace(s, logits=None) for s in solved[u]] for u in solved}
         solved[v] = found
+        for u in [*solved][:-2]:  # a search that comes back to it makes them anew
+            solved[u] = [dataclasses.replace(one, logits=None) for one in solved[u]]
     return scores
 
 

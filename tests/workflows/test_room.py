@@ -70,5 +70,5 @@ def test_fewer_fits_run_at_a_time_where_more_have_no_room(bank: Bank) -> None:
 
 
 def test_a_layer_is_chosen_in_memory_only(bank: Path) -> None:
-    with pytest.raises(EvaluationError, match="choosing a layer needs .*; name one layer"):
+    with pytest.raises(EvaluationError, match=r"choosing a layer needs .*; name one layer"):
         select_fitting(bank, [LayerChoice("logreg", {})], memory="1kB", n_jobs=1)
