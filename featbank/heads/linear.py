@@ -50,7 +50,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
-TOLERANCE = 1e-5
+TOLERANCE = 5e-6
 """Of the objective, in units of scikit-learn's scaled one: mean loss plus penalty over n C."""
 
 MOST_ITERATIONS = 500
