@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -66,14 +67,17 @@ def _results(
 ) -> Iterator[Any]:
     from joblib import Parallel, delayed, effective_n_jobs
     from joblib.parallel import get_active_backend
+    from threadpoolctl import threadpool_limits
 
     backend, _ = get_active_backend()
     waiting = list(tasks)
     if type(backend).__name__ == "LokyBackend":
         alone = effective_n_jobs(n_jobs) == 1
         end = time.perf_counter() + (START_UP if work < LARGE else 0)
-        while waiting and (alone or time.perf_counter() < end):
-            yield function(*waiting.pop(0))
+        # With threads for each core, BLAS spends more on small products than it gains.
+        with contextlib.nullcontext() if alone else threadpool_limits(1):
+            while waiting and (alone or time.perf_counter() < end):
+                yield function(*waiting.pop(0))
     if len(waiting) > 1:
         yield from Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(function)(*task) for task in waiting

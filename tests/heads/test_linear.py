@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
@@ -93,6 +95,26 @@ def test_a_start_changes_the_way_and_not_the_end():
     warm = solve(design, Logistic(y), folds, np.array([1.0]), outputs=1, start=first)
     assert warm.iterations < cold.iterations
     assert abs(warm.objective[0] - cold.objective[0]) <= 2 * TOLERANCE
+
+
+def test_two_starts_lead_further_than_one_to_the_same_end():
+    X, y = data(5)
+    design = Design(X)
+    ones = np.ones((1, len(X)))
+    folds = Folds.of(design.Z, ones, ones)
+
+    def at(C, **starts):
+        return solve(design, Softmax(y), folds, np.array([C]), outputs=5, **starts)
+
+    first = at(0.1)
+    second = at(1.0, start=first)
+    one = at(10.0, start=second)
+    two = at(10.0, start=second, before=first)
+    kept = replace(second, logits=None), replace(first, logits=None)
+    let_go = at(10.0, start=kept[0], before=kept[1])
+    assert two.iterations < one.iterations
+    assert let_go.iterations == two.iterations
+    assert abs(one.objective[0] - two.objective[0]) <= 4 * TOLERANCE
 
 
 def test_problems_of_different_penalties_are_solved_side_by_side():
