@@ -27,6 +27,7 @@ from featbank.bank.bank import Bank
 from featbank.errors import (
     BackboneError,
     DataError,
+    EvaluationError,
     HeadError,
     ImageError,
     UnknownBackbone,
@@ -361,6 +362,8 @@ def test_tuning_says_what_it_can_not_tune() -> None:
     with pytest.warns(UserWarning, match="too small"):
         few = classifier("precomputed", tune=True).fit(X[[0, 1, 50]], y[[0, 1, 50]])
     assert few.best_params_ == {}
+    with pytest.raises(EvaluationError, match="all 50 images are of one class, 'setosa'"):
+        classifier("precomputed", tune=True).fit(X[:50], ["setosa"] * 50)
 
 
 # Features are computed once

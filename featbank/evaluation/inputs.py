@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +15,14 @@ from featbank.evaluation.folds import Int, codes_of, units_of
 from featbank.evaluation.neighbours import NearDuplicates, near_duplicates
 from featbank.heads.streaming import Blocks
 
-__all__ = ["Inputs", "checked"]
+__all__ = ["UNLABELLED", "Inputs", "checked", "named"]
 
 Array = npt.NDArray[Any]
+
+UNLABELLED = "rows without a label were left out."
+"""How the note on these ends."""
+
+_ROWS = re.compile(r"(?<=, the first is )row (\d+)(?=; )|(?<=\()rows (\d+(?:, \d+)*)(?=\)\.$)")
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def checked(
         features = features[rows]
     notes = _feature_notes(features, rows)
     if len(rows) < len(labels):
-        notes.append(f"{len(labels) - len(rows)} rows without a label were left out.")
+        notes.append(f"{len(labels) - len(rows)} {UNLABELLED}")
     group_codes = None if groups is None else codes_of(groups)[rows]
     digest_codes = None if digests is None else codes_of(digests)[rows]
     duplicates = 0
@@ -162,6 +168,21 @@ def checked(
         near=alike,
         notes=tuple(notes),
     )
+
+
+def named(message: str, names: Sequence[str]) -> str:
+    """Put names in place of the row numbers in a message of `checked`.
+
+    Examples
+    --------
+    >>> named("1 image stands under more than one class (rows 0, 2).", ["a.png", "b.png", "c.png"])
+    '1 image stands under more than one class (a.png, c.png).'
+    """
+
+    def words(found: re.Match[str]) -> str:
+        return ", ".join(names[int(row)] for row in (found[1] or found[2]).split(", "))
+
+    return _ROWS.sub(words, message)
 
 
 def _near(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featbank.bank.bank import Bank
-from featbank.errors import EvaluationError
-from featbank.workflows.fit import splits_of
-from featbank.workflows.labels import chosen_labels, label_column
+from featbank.workflows.rows import check_jobs, select_rows
 
 if TYPE_CHECKING:
     from featbank.evaluation.curves import LearningCurve
@@ -71,27 +68,22 @@ def curve(
     """
     from featbank.evaluation.curves import learning_curve
 
-    if n_jobs == 0:
-        raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
-    bank = bank if isinstance(bank, Bank) else Bank(bank)
-    column = label_column(label, positive)
-    chosen = bank.select(
-        recipe,
-        layers.split(",") if isinstance(layers, str) else layers,
+    check_jobs(n_jobs)
+    rows = select_rows(
+        bank,
+        recipe=recipe,
+        layers=layers,
         source=source,
-        label=column,
-    )
-    found = chosen_labels(
-        chosen.labels,
-        chosen.paths,
-        column=column,
+        label=label,
         positive=positive,
         classes=classes,
         exclude=exclude,
+        split=split,
+        random_state=random_state,
     )
-    result = learning_curve(
-        chosen.X,
-        found.y,
+    return rows.score(
+        learning_curve,
+        rows.selection.X,
         head,
         sizes=sizes,
         draws=draws,
@@ -99,9 +91,6 @@ def curve(
         metric=metric,
         worth=worth,
         cv=cv,
-        splits=splits_of(chosen, found.strata, split, random_state),
-        groups=chosen.groups if any(word is not None for word in chosen.groups) else None,
-        digests=chosen.digests,
         near_duplicates=near_duplicates,
         tune=tune,
         params=params,
@@ -111,4 +100,3 @@ def curve(
         n_jobs=n_jobs,
         progress=progress,
     )
-    return dataclasses.replace(result, notes=(*found.notes, *result.notes))

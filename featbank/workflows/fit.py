@@ -11,19 +11,18 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from featbank.bank.bank import Bank
-from featbank.bank.selection import Selection
-from featbank.data.splits import make_split
 from featbank.errors import DataError, EvaluationError, HeadError
 from featbank.heads.choice import LAYER, LayerChoice
-from featbank.workflows.labels import SEPARATOR, chosen_labels, chosen_weights, label_column
+from featbank.workflows.labels import chosen_weights, label_column
 from featbank.workflows.layers import layers_to_choose
 from featbank.workflows.predictions import check_table, write_predictions
 from featbank.workflows.room import select_fitting
+from featbank.workflows.rows import ChosenRows, check_jobs, chosen_rows, layer_words
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import EvaluationResult, HeadResult
 
-__all__ = ["fit", "splits_of"]
+__all__ = ["fit"]
 
 
 def fit(
@@ -116,15 +115,14 @@ def fit(
     """
     from featbank.evaluation.crossval import cross_validate
 
-    if n_jobs == 0:
-        raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
+    check_jobs(n_jobs)
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     heads = list(head) if isinstance(head, list | tuple) else [head]
     targets = _targets(heads, out)
     if predictions is not None:
         check_table(predictions)
     column = label_column(label, positive)
-    words = layers.split(",") if isinstance(layers, str) else layers
+    words = layer_words(layers)
     if choose_layer:
         if multilabel:
             raise EvaluationError("choose_layer takes one label an image; leave multilabel out.")
@@ -145,29 +143,24 @@ def fit(
         further=[] if sample_weight is None else [sample_weight],
     )
     chosen = room.selection
-    found = chosen_labels(
-        chosen.labels,
-        chosen.paths,
+    rows = chosen_rows(
+        chosen,
         column=column,
         positive=positive,
-        multilabel=SEPARATOR if multilabel is True else multilabel or None,
+        multilabel=multilabel,
         classes=classes,
         exclude=exclude,
+        split=split,
+        random_state=random_state,
     )
-    labels = found.y
-    splits = splits_of(chosen, found.strata, split, random_state)
-    groups = chosen.groups if any(word is not None for word in chosen.groups) else None
     options: dict[str, Any] = {
-        "splits": splits,
-        "groups": groups,
-        "digests": chosen.digests,
         "tune": tune,
         "params": params,
         "class_weight": class_weight,
         "sample_weight": None
         if sample_weight is None
         else chosen_weights(
-            chosen.further[sample_weight], labels, chosen.paths, column=sample_weight
+            chosen.further[sample_weight], rows.y, chosen.paths, column=sample_weight
         ),
         "calibrate": calibrate,
         "threshold": threshold,
@@ -176,9 +169,9 @@ def fit(
         "random_state": random_state,
         "device": device,
     }
-    result = cross_validate(
+    result = rows.score(
+        cross_validate,
         chosen.X,
-        labels,
         heads,
         cv=cv,
         repeats=repeats,
@@ -187,15 +180,15 @@ def fit(
         progress=progress,
         **options,
     )
-    result = dataclasses.replace(result, notes=(*room.notes, *found.notes, *result.notes))
+    result = dataclasses.replace(result, notes=(*room.notes, *result.notes))
     if predictions is not None:
         write_predictions(predictions, result, chosen.paths)
     if out is None:
         return result
     options["near_duplicates"] = result.near_duplicates  # found once
     saved = [
-        _save(chosen, labels, name, one, result, target, options)
-        for name, one, target in zip(heads, result.heads, targets, strict=True)
+        _save(rows, one, scored, result, target, options)
+        for one, scored, target in zip(heads, result.heads, targets, strict=True)
     ]
     return dataclasses.replace(result, heads=tuple(saved))
 
@@ -223,48 +216,8 @@ def _targets(heads: Sequence[Any], out: str | os.PathLike[str] | None) -> list[s
     return targets
 
 
-def splits_of(
-    chosen: Selection, labels: Sequence[str | None], split: str | None, seed: int
-) -> list[str | None] | None:
-    """Return the split of each image, made as asked or the index's own; None: cross-validate."""
-    if split == "none":
-        return None
-    if split is not None:
-        names = [os.fsencode(path) for path in chosen.paths]
-        groups: list[str | None] | None = None
-        if any(group is not None for group in chosen.groups):
-            groups = chosen.groups
-        elif split.partition(":")[0] in ("random", "kfold"):  # identical images stay together
-            groups = [key.tobytes().hex() for key in chosen.digests]
-        made = list(make_split(split, names, labels, groups=groups, seed=seed))
-        if {word for word, label in zip(made, labels, strict=True) if label} == {"train"}:
-            raise DataError(
-                f"the split {split} puts every labelled image in train and leaves none to score "
-                "on; ask for fewer training images, or for --cv."
-            )
-        return made
-    if all(word is None for word in chosen.splits):
-        return None
-    rows = zip(chosen.splits, chosen.sources, labels, strict=True)
-    labelled = {(word, source) for word, source, label in rows if label is not None}
-    parted = {source for word, source in labelled if word is not None}
-    whole = {source for _, source in labelled} - parted
-    if parted and whole:
-        raise DataError(
-            f"the source {', '.join(sorted(parted))} has splits and {', '.join(sorted(whole))} has "
-            "none; choose one with --source, or make splits of all with --split."
-        )
-    if {word for word, _ in labelled} <= {"test", None}:
-        raise EvaluationError(
-            "the index has a split, and no labelled image in train; use --split none to "
-            "cross-validate over all labelled images."
-        )
-    return list(chosen.splits)
-
-
 def _save(
-    chosen: Selection,
-    labels: Sequence[Any],
+    rows: ChosenRows,
     head: Any,
     scored: HeadResult,
     result: EvaluationResult,
@@ -275,9 +228,10 @@ def _save(
     from featbank.evaluation.final import fit_final
     from featbank.evaluation.multilabel.result import LabelResult
 
+    chosen, labels = rows.selection, rows.y
     if isinstance(result, LabelResult):
         labels = [None if own is None else own & set(result.classes) for own in labels]
-    final = fit_final(chosen.X, labels, head, **options)
+    final = fit_final(chosen.X, labels, head, **rows.bound, **options)
     best_params, columns = final.best_params, chosen.columns
     if isinstance(head, LayerChoice):  # once more, on the chosen layer alone
         settings = dict(best_params)
@@ -285,7 +239,7 @@ def _save(
         columns = (columns[list(head.blocks).index(layer)],)
         fixed = {**options, "tune": False, "params": {**(options["params"] or {}), **settings}}
         block = chosen.X[:, slice(*head.blocks[layer])]
-        final = fit_final(block, labels, head.head, **fixed)
+        final = fit_final(block, labels, head.head, **rows.bound, **fixed)
     classifier = Classifier(
         recipe=chosen.recipe,
         request=chosen.request,

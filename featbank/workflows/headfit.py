@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.errors import HeadError
+from featbank.errors import EvaluationError, HeadError
 from featbank.evaluation.fitting import choose
 from featbank.evaluation.inputs import checked
 from featbank.evaluation.plan import plan_final
@@ -60,8 +60,13 @@ class HeadFit:
 
     def _chosen(self, X: Array, y: Array) -> dict[str, Any]:
         """Choose from the head's grid, in folds that part no equal rows; the first of equals."""
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) == 1:
+            raise EvaluationError(
+                f"all {len(y)} images are of one class, {str(classes[0])!r}; a classifier needs at "
+                "least two."
+            )
         digests = [hashlib.sha256(row.tobytes()).digest() for row in X]
-        codes = np.unique(y, return_inverse=True)[1]
         inner = plan_final(checked(X, codes, digests=digests), seed=self.seed or 0).inner
         values = grid(self.head, n_samples=min((len(rows) for rows, _ in inner), default=None))
         if not values:

@@ -171,12 +171,14 @@ def chosen_labels(
     if multilabel is not None:
         if positive is not None:
             raise DataError("positive makes one label an image and multilabel several; choose one.")
-        return _sets(words, multilabel, title, classes, excluded)
+        y, strata = _sets(words, multilabel, title, classes, excluded)
+        return Labels(y, strata, _left_out(words, y))
     kept = _kept(words, classes, excluded)
+    left_out = _left_out(words, kept)
     if positive is not None:
-        y = _compared(kept, paths, Threshold.parse(positive), title)
-        return Labels(y, y)
-    return Labels(kept, kept, _notes_on(kept, title))
+        compared = _compared(kept, paths, Threshold.parse(positive), title)
+        return Labels(compared, compared, left_out)
+    return Labels(kept, kept, (*_notes_on(kept, title), *left_out))
 
 
 def chosen_weights(
@@ -200,6 +202,16 @@ def chosen_weights(
             )
         weights.append(number)
     return weights
+
+
+def _left_out(words: Sequence[str | None], y: Sequence[Any]) -> tuple[str, ...]:
+    bare = sum(word is None for word in words)
+    others = sum(label is None for label in y) - bare
+    return tuple(
+        f"{'1 image' if count == 1 else f'{count} images'} {which} left out."
+        for count, which in ((bare, "without a label"), (others, "of classes not asked for"))
+        if count
+    )
 
 
 def _kept(
@@ -287,7 +299,7 @@ def _sets(
     title: str,
     classes: Sequence[str] | None,
     exclude: Sequence[str],
-) -> Labels:
+) -> tuple[list[frozenset[str] | None], list[str | None]]:
     """Part each cell into labels; one that holds the separator alone has none."""
     if not separator.strip():
         raise DataError("multilabel is the sign between labels, such as ';', not a blank.")
@@ -307,7 +319,7 @@ def _sets(
     strata = [
         None if labels is None else separator.join(sorted(labels)) or separator for labels in y
     ]
-    return Labels(y, strata)
+    return y, strata
 
 
 def _number(text: str) -> float | None:

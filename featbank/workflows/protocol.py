@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featbank.bank.bank import Bank
-from featbank.workflows.fit import splits_of
-from featbank.workflows.labels import SEPARATOR, chosen_labels, label_column
+from featbank.workflows.rows import select_rows
 
 if TYPE_CHECKING:
     from featbank.evaluation.protocols.result import ProtocolResult
@@ -61,34 +59,26 @@ def fit_protocol(
     from featbank.evaluation.protocols.registry import find_protocol
 
     find_protocol(protocol)
-    bank = bank if isinstance(bank, Bank) else Bank(bank)
-    column = label_column(label, positive)
-    chosen = bank.select(
-        recipe,
-        layers.split(",") if isinstance(layers, str) else layers,
+    rows = select_rows(
+        bank,
+        recipe=recipe,
+        layers=layers,
         source=source,
-        label=column,
-    )
-    found = chosen_labels(
-        chosen.labels,
-        chosen.paths,
-        column=column,
+        label=label,
         positive=positive,
-        multilabel=SEPARATOR if multilabel is True else multilabel or None,
+        multilabel=multilabel,
         classes=classes,
         exclude=exclude,
+        split=split,
+        random_state=random_state,
     )
-    result = run_protocol(
-        chosen.X,
-        found.y,
+    return rows.score(
+        run_protocol,
+        rows.selection.X,
         protocol,
-        splits=splits_of(chosen, found.strata, split, random_state),
         cv=cv,
-        groups=chosen.groups if any(word is not None for word in chosen.groups) else None,
-        digests=chosen.digests,
         head=head,
         near_duplicates=near_duplicates,
         random_state=random_state,
         progress=progress,
     )
-    return dataclasses.replace(result, notes=(*found.notes, *result.notes))

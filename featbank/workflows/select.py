@@ -13,10 +13,10 @@ from featbank.backbones.recipe import Column
 from featbank.bank.bank import Bank
 from featbank.bank.recipes import KnownRecipe
 from featbank.bank.selection import Located, choose_recipe
-from featbank.errors import EvaluationError, FeatbankError, FeaturesMissing
-from featbank.workflows.fit import splits_of
-from featbank.workflows.labels import chosen_labels, label_column
+from featbank.errors import FeatbankError, FeaturesMissing
+from featbank.workflows.labels import label_column
 from featbank.workflows.layers import names_of
+from featbank.workflows.rows import check_jobs, chosen_rows, layer_words
 
 if TYPE_CHECKING:
     from featbank.evaluation.ranking import Ranking
@@ -81,26 +81,24 @@ def select(
     """
     from featbank.evaluation.select import rank_features
 
-    if n_jobs == 0:
-        raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
+    check_jobs(n_jobs)
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     column = label_column(label, positive)
-    wanted = layers.split(",") if isinstance(layers, str) else layers
     with bank.using():
-        blocks, notes = _blocks(bank, recipe, wanted, source, column)
-        chosen = next(iter(blocks.located.values())).selection
-        found = chosen_labels(
-            chosen.labels,
-            chosen.paths,
+        blocks, notes = _blocks(bank, recipe, layer_words(layers), source, column)
+        rows = chosen_rows(
+            next(iter(blocks.located.values())).selection,
             column=column,
             positive=positive,
             classes=classes,
             exclude=exclude,
+            split=split,
+            random_state=random_state,
         )
         costs, said = _costs(blocks) if cost else ({}, [])
-        result = rank_features(
+        result = rows.score(
+            rank_features,
             blocks,
-            found.y,
             head,
             joins=[
                 list(blocks) if one == "all" else one
@@ -109,15 +107,12 @@ def select(
             params=params,
             cv=cv,
             repeats=repeats,
-            splits=splits_of(chosen, found.strata, split, random_state),
-            groups=chosen.groups if any(word is not None for word in chosen.groups) else None,
-            digests=chosen.digests,
             costs=costs,
             random_state=random_state,
             n_jobs=n_jobs,
             progress=progress,
         )
-    return dataclasses.replace(result, notes=(*found.notes, *result.notes, *notes, *said))
+    return dataclasses.replace(result, notes=(*result.notes, *notes, *said))
 
 
 class _Blocks(Mapping[str, Array]):

@@ -41,7 +41,9 @@ def test_a_ranking_tells_size_and_score_of_each_layer(tour: Tour, tmp_path: Path
     run("extract", tour.data, "--model", "shufflenet_v2_x0_5", "--weights", "none",
         "--input-size", "64", "--layers", "stage2", "--bank", bank, "--workers", "0")  # fmt: skip
 
-    told = run(*SELECT, "--bank", bank, "--join", "all", "--join", "stage2+penultimate", "--cost").out
+    told = run(
+        *SELECT, "--bank", bank, "--join", "all", "--join", "stage2+penultimate", "--cost"
+    ).out
     assert told.splitlines()[3].split()[:4] == ["features", "columns", "KiB", "ridge"]
     for words in ("penultimate", "stage2 ", ", weighted", "ms", "is optimistic"):
         assert words in told

@@ -107,7 +107,9 @@ def test_few_numbers_with_fractions_are_classes_with_a_note():
     (note,) = found.notes
     assert "taken as classes without order" in note
     assert '--positive "p>0.5"' in note
-    assert labels(["0.0", "0.333", "1.0"] * 5, column="p", exclude=["0.333"]).notes == ()
+    assert labels(["0.0", "0.333", "1.0"] * 5, column="p", exclude=["0.333"]).notes == (
+        "5 images of classes not asked for left out.",
+    )
 
 
 def test_a_column_of_names_is_no_label():
@@ -180,3 +182,17 @@ def test_weights_are_read():
 def test_a_weight_that_is_none_is_named_with_its_image(cell, said):
     with pytest.raises(DataError, match=rf"/data/1.png \(column 'w'\) {said}"):
         chosen_weights(["1", cell], ["a", "a"], PATHS[:2], column="w")
+
+
+def test_images_left_out_are_counted_by_why() -> None:
+    words = ["a", "b", "c", None, "c", None, None]
+
+    assert labels(words).notes == ("3 images without a label left out.",)
+    assert labels(words, exclude=["b"]).notes == (
+        "3 images without a label left out.",
+        "1 image of classes not asked for left out.",
+    )
+    positive = labels(words, positive="==a", classes=["a", "b"])
+    assert positive.notes[1] == "2 images of classes not asked for left out."
+    several = labels(["a;b", None, "c"], multilabel=";", exclude=["c"])
+    assert several.notes == ("1 image without a label left out.",)

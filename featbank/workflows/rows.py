@@ -1,0 +1,194 @@
+"""Rows: images of a bank with what they are scored by, and messages that tell them by path."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from featbank.bank.bank import Bank
+from featbank.bank.selection import Selection
+from featbank.data.splits import make_split
+from featbank.errors import DataError, EvaluationError
+from featbank.workflows.labels import SEPARATOR, chosen_labels, label_column
+
+if TYPE_CHECKING:
+    from featbank.evaluation.curves import LearningCurve
+    from featbank.evaluation.protocols import ProtocolResult
+    from featbank.evaluation.ranking import Ranking
+    from featbank.evaluation.result import EvaluationResult
+
+__all__ = ["ChosenRows", "check_jobs", "chosen_rows", "layer_words", "select_rows"]
+
+Result = TypeVar("Result", bound="EvaluationResult | LearningCurve | ProtocolResult | Ranking")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenRows:
+    """Images with their labels, and what keeps some of them together or apart.
+
+    Attributes
+    ----------
+    selection : Selection
+    y : list of (str, frozenset of str, or None)
+        None leaves the image out.
+    splits, groups : list of (str or None), or None
+        None where no image has one.
+    notes : tuple of str
+    """
+
+    selection: Selection
+    y: list[Any]
+    splits: list[str | None] | None
+    groups: list[str | None] | None
+    notes: tuple[str, ...]
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """Splits, groups and digests, as the functions of `featbank.evaluation` take them."""
+        return {"splits": self.splits, "groups": self.groups, "digests": self.selection.digests}
+
+    def score(self, function: Callable[..., Result], X: Any, how: Any, **options: Any) -> Result:
+        """Return ``function(X, y, how, ...)``, whose messages tell images by their paths.
+
+        Raises
+        ------
+        EvaluationError
+            What the function raises, with paths in place of rows.
+        """
+        from featbank.evaluation.inputs import UNLABELLED, named
+
+        paths = self.selection.paths
+        try:
+            result = function(X, self.y, how, **self.bound, **options)
+        except EvaluationError as error:
+            raise EvaluationError(named(str(error), paths)) from error
+        told = (named(note, paths) for note in result.notes if not note.endswith(UNLABELLED))
+        return dataclasses.replace(result, notes=(*self.notes, *told))
+
+
+def check_jobs(n_jobs: int | None) -> None:
+    """Refuse a number of fits at a time that means nothing.
+
+    Raises
+    ------
+    EvaluationError
+    """
+    if n_jobs == 0:
+        raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
+
+
+def layer_words(layers: str | Sequence[str] | None) -> Sequence[str] | None:
+    """Return the names of layers that a text with commas holds."""
+    return layers.split(",") if isinstance(layers, str) else layers
+
+
+def select_rows(
+    bank: Bank | str | os.PathLike[str],
+    *,
+    recipe: str | None,
+    layers: str | Sequence[str] | None,
+    source: str | Sequence[str] | None,
+    label: str | None,
+    positive: str | None,
+    **words: Any,
+) -> ChosenRows:
+    """Read features and choose labels and splits as `featbank.fit` says.
+
+    Parameters
+    ----------
+    bank : Bank or path
+    recipe, layers, source, label, positive
+        As in `featbank.fit`.
+    **words
+        The other words of `chosen_rows`.
+    """
+    bank = bank if isinstance(bank, Bank) else Bank(bank)
+    column = label_column(label, positive)
+    selection = bank.select(recipe, layer_words(layers), source=source, label=column)
+    return chosen_rows(selection, column=column, positive=positive, **words)
+
+
+def chosen_rows(
+    selection: Selection,
+    *,
+    column: str | None,
+    positive: str | None,
+    multilabel: str | bool | None = None,
+    classes: Sequence[str] | None,
+    exclude: Sequence[str],
+    split: str | None,
+    random_state: int,
+) -> ChosenRows:
+    """Choose labels and splits for images of a bank.
+
+    Parameters
+    ----------
+    selection : Selection
+    column : str or None
+        What the selection's labels were read from; see
+        `featbank.workflows.labels.label_column`.
+    positive, multilabel, classes, exclude, split, random_state
+        As in `featbank.fit`.
+
+    Raises
+    ------
+    DataError, EvaluationError
+        The labels can't be read as classes, or the splits can't be had.
+    """
+    found = chosen_labels(
+        selection.labels,
+        selection.paths,
+        column=column,
+        positive=positive,
+        multilabel=SEPARATOR if multilabel is True else multilabel or None,
+        classes=classes,
+        exclude=exclude,
+    )
+    return ChosenRows(
+        selection,
+        found.y,
+        _splits(selection, found.strata, split, random_state),
+        selection.groups if any(word is not None for word in selection.groups) else None,
+        found.notes,
+    )
+
+
+def _splits(
+    chosen: Selection, labels: Sequence[str | None], split: str | None, seed: int
+) -> list[str | None] | None:
+    """Return the split of each image, made as asked or the index's own; None: cross-validate."""
+    if split == "none":
+        return None
+    if split is not None:
+        names = [os.fsencode(path) for path in chosen.paths]
+        groups: list[str | None] | None = None
+        if any(group is not None for group in chosen.groups):
+            groups = chosen.groups
+        elif split.partition(":")[0] in ("random", "kfold"):  # identical images stay together
+            groups = [key.tobytes().hex() for key in chosen.digests]
+        made = list(make_split(split, names, labels, groups=groups, seed=seed))
+        if {word for word, label in zip(made, labels, strict=True) if label} == {"train"}:
+            raise DataError(
+                f"the split {split} puts every labelled image in train and leaves none to score "
+                "on; ask for fewer training images, or for --cv."
+            )
+        return made
+    if all(word is None for word in chosen.splits):
+        return None
+    rows = zip(chosen.splits, chosen.sources, labels, strict=True)
+    labelled = {(word, source) for word, source, label in rows if label is not None}
+    parted = {source for word, source in labelled if word is not None}
+    whole = {source for _, source in labelled} - parted
+    if parted and whole:
+        raise DataError(
+            f"the source {', '.join(sorted(parted))} has splits and {', '.join(sorted(whole))} has "
+            "none; choose one with --source, or make splits of all with --split."
+        )
+    if {word for word, _ in labelled} <= {"test", None}:
+        raise EvaluationError(
+            "the index has a split, and no labelled image in train; use --split none to "
+            "cross-validate over all labelled images."
+        )
+    return list(chosen.splits)
