@@ -77,7 +77,7 @@ def parts_of(
                 f"{protocol} scores rows of test, and there are none; make them with --split "
                 "random:80/20 or --cv 0.25, in Python with splits= or cv=0.25."
             )
-        told = f"test is {100 * cv:.3g} % of each class, held out by chance with seed {seed}."
+        told = f"test is {100 * cv:.3g}% of each class, held out by chance with seed {seed}."
         return (*_held_out(data, cv, seed), [told])
     if cv is not None:
         raise EvaluationError(
