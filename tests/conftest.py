@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ def tour(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Tour:
     made = Tour(tmp_path_factory.mktemp("tour"))
     for path in make_images(made.data, 15):
         os.utime(path, (1_000_000_000, 1_000_000_000))
+    time.sleep(2.1)  # younger files are read again, whatever test comes first
     run("extract", made.data, *MODEL, "--bank", made.bank, "--workers", "0")
     run("fit", "--bank", made.bank, "--no-tune", "--jobs", "1", "--out", made.folder)
     return made

@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,12 +128,10 @@ class Graph:
 
     @cached_property
     def _compiled(self) -> Any:
-        import openvino
-
         data = Path(self.path).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise OSError(f"{self.path} was changed since it was made; delete it and run again.")
-        core = openvino.Core()
+        core = _core()
         return core.compile_model(
             core.read_model(io.BytesIO(data)),
             "CPU",
@@ -168,9 +166,19 @@ def computes_in(precision: str) -> bool:
         return False
     if precision == "float32":
         return True
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """Return the one `openvino.Core` of this process, which is never given back.
+
+    Each gives the thread a stack for signals and, when it goes, restores the one before. Where the
+    one before went first, the next signal falls on memory that is gone, and the process ends.
+    """
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
 
 
 def find(recipe: Recipe, columns: Sequence[Column]) -> Graph | None:

@@ -267,6 +267,32 @@ def test_travels_as_a_path(backbone, own_cache):
     )
 
 
+SIGNALLED = """
+import pickle, signal, sys
+from pathlib import Path
+import numpy as np
+from featbank.backbones.recipe import Column
+data = Path(sys.argv[1]).read_bytes()
+first, second = pickle.loads(data), pickle.loads(data)
+for one in (first, second):
+    one.run(np.zeros((1, 64, 64, 3), np.uint8), [Column()])
+del first, one
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_after_graphs_came_and_went_ends_nothing(backbone, own_cache, tmp_path):
+    made = tmp_path / "graph"
+    made.write_bytes(pickle.dumps(graph.make(backbone, COLUMNS)))
+    command = [sys.executable, "-c", SIGNALLED, made]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
 def test_vision_transformers_have_graphs_too(own_cache):
     backbone = load(Request("timm/vit_tiny_patch16_224", weights="none"))
     columns = [Column(), Column("blocks.5", "cls")]
