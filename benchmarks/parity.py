@@ -52,7 +52,7 @@ from sklearn.utils import check_random_state, compute_class_weight
 from featbank.heads import grid, make_head, paths
 from featbank.heads.arrays import fit_on
 from featbank.heads.fits import fit_head
-from featbank.heads.linear import Design, solve
+from featbank.heads.linear import solve, standardized
 from featbank.heads.mlp import MLPHead
 from featbank.heads.ridge import ridge_decisions, targets_of
 from featbank.heads.streaming import Blocks, fit_streamed
@@ -377,7 +377,7 @@ def ridge(case: Case) -> dict[str, Any]:
     head, k = make_head("ridge", random_state=0), len(np.unique(case.y))
     rows, scored = case.folds[0]
     n, d = case.X.shape
-    shared = Design(case.X, directions=0).Z
+    shared, _, _ = standardized(case.X)
     probes = np.vstack([shared, np.eye(d, dtype=np.float32), np.zeros((1, d), np.float32)])
     decided = ridge_decisions(
         probes,

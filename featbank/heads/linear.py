@@ -44,7 +44,9 @@ __all__ = [
     "Loss",
     "Softmax",
     "SquaredHinge",
+    "mean_and_spread",
     "solve",
+    "standardized",
 ]
 
 Array = npt.NDArray[Any]
@@ -140,15 +142,12 @@ class Design:
     ----------
     X : ndarray of shape (n, d)
     scaled : bool, optional
-        False for heads without scaling: features are centred, and divided by one number.
-    directions : int, optional
-        Eigenvectors to find, at most; none are needed for the features alone.
+        As in `standardized`; False for heads without scaling.
 
     Attributes
     ----------
-    Z : ndarray of shape (n, d), float32
-    mean, spread : ndarray of shape (d,), float32
-        ``Z = (X - mean) / spread``.
+    Z, mean, spread : ndarray
+        See `standardized`.
     values : ndarray of shape (r,), float32
         The largest eigenvalues of their covariance; r is at most `_DIRECTIONS`.
     vectors : ndarray of shape (d, r), float32
@@ -156,17 +155,9 @@ class Design:
         The mean of the other eigenvalues that aren't 0.
     """
 
-    def __init__(self, X: Array, *, scaled: bool = True, directions: int = _DIRECTIONS) -> None:
-        mean = X.mean(axis=0, dtype=np.float64)
-        spread = X.std(axis=0, dtype=np.float64)
-        spread[spread <= 1e-6 * np.abs(mean)] = 0.0
-        if not scaled:
-            spread[:] = np.sqrt(np.mean(spread**2))
-        spread[spread == 0] = 1.0
-        self.mean, self.spread = mean.astype(np.float32), spread.astype(np.float32)
-        self.Z: Float32 = np.subtract(X, mean.astype(X.dtype), dtype=np.float32)
-        self.Z /= self.spread
-        self.values, self.vectors, self.rest = _eigen(self.Z, directions)
+    def __init__(self, X: Array, *, scaled: bool = True) -> None:
+        self.Z, self.mean, self.spread = standardized(X, scaled=scaled)
+        self.values, self.vectors, self.rest = _eigen(self.Z)
         if not scaled:  # of the features as the head meets them
             unit = float(self.spread[0]) ** 2
             self.values, self.rest = self.values * np.float32(unit), self.rest * unit
@@ -179,15 +170,34 @@ class Design:
         return found
 
 
-def _eigen(Z: Float32, directions: int) -> tuple[Float32, Float32, float]:
+def mean_and_spread(X: Array) -> tuple[Array, Array]:
+    """Return each feature's mean and standard deviation, float64; 0 where only rounding varies."""
+    mean, spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+    spread[spread <= 1e-6 * np.abs(mean)] = 0.0
+    return mean, spread
+
+
+def standardized(X: Array, *, scaled: bool = True) -> tuple[Float32, Float32, Float32]:
+    """Return ``Z = (X - mean) / spread`` of shape (n, d), mean and spread of shape (d,), float32.
+
+    Constant features are 0. Where they are not to be `scaled`, spread is one number for all.
+    """
+    mean, spread = mean_and_spread(X)
+    if not scaled:
+        spread[:] = np.sqrt(np.mean(spread**2))
+    spread[spread == 0] = 1.0
+    Z: Float32 = np.subtract(X, mean.astype(X.dtype), dtype=np.float32)
+    Z /= spread.astype(np.float32)
+    return Z, mean.astype(np.float32), spread.astype(np.float32)
+
+
+def _eigen(Z: Float32) -> tuple[Float32, Float32, float]:
     from scipy.linalg import eigh
 
     n, d = Z.shape
-    if not directions:
-        return np.empty(0, np.float32), np.empty((d, 0), np.float32), 1.0
     least = min(n, d)
     gram = (Z.T @ Z if n >= d else Z @ Z.T) / np.float32(n)
-    r = min(least, directions)
+    r = min(least, _DIRECTIONS)
     values, vectors = eigh(gram, subset_by_index=(least - r, least - 1), check_finite=False)
     rest = max(float(np.trace(gram)) - float(values.sum()), 0.0) / max(least - r, 1)
     if n < d:

@@ -29,6 +29,7 @@ from featbank.heads.linear import (
     Solution,
     SquaredHinge,
     solve,
+    standardized,
 )
 from featbank.heads.memory import check_memory
 from featbank.heads.plain import softmax
@@ -55,9 +56,7 @@ def logreg(task: Task) -> Array:
         return loss, np.stack([_weights(task, f, balanced=True)[rows] for f in folds])
 
     def answers(logits: Array) -> Answers:
-        if k == 2:
-            return Answers.by(task.classes, logits[0], _two_sided)
-        return Answers.by(task.classes, logits.T, softmax)
+        return _likely(task.classes, logits[0] if k == 2 else logits.T)
 
     return _ascending(task, outputs, 1, problems, answers)
 
@@ -109,7 +108,7 @@ def svm(task: Task) -> Array:
 
 def ridge(task: Task) -> Array:
     """One Cholesky factorisation for each alpha and fold, of Gram matrices that folds share."""
-    Z = Design(task.X, directions=0).Z
+    Z, _, _ = standardized(task.X)
     decisions = ridge_decisions(
         Z, targets_of(task.codes, len(task.classes)), task.folds, task.values
     )
@@ -149,12 +148,9 @@ def lda(task: Task) -> Array:
             factor = cho_factor(covariance, overwrite_a=True, check_finite=False)
             coef = cho_solve(factor, means.T, check_finite=False)
             decision = others @ coef - (means.T * coef).sum(axis=0) / 2 + np.log(share)
-            said = (
-                Answers.by(task.classes, decision[:, 1] - decision[:, 0], _two_sided)
-                if k == 2
-                else Answers.by(task.classes, decision, softmax)
-            )
-            scores[v, f] = task.score(said, held)
+            if k == 2:
+                decision = decision[:, 1] - decision[:, 0]
+            scores[v, f] = task.score(_likely(task.classes, decision), held)
     return scores
 
 
@@ -194,8 +190,15 @@ def _ledoit_wolf(X: Array) -> Array:
     return scaler.scale_[:, None] * covariance * scaler.scale_
 
 
-def _two_sided(decision: Array) -> Array:
-    return softmax(np.column_stack([np.zeros_like(decision), decision]))
+def _likely(classes: Array, decision: Array) -> Answers:
+    """Answer by logits, (m, k), or for two classes (m,), the second's advantage."""
+
+    def probability(logits: Array) -> Array:
+        if logits.ndim == 1:
+            logits = np.column_stack([np.zeros_like(logits), logits])
+        return softmax(logits)
+
+    return Answers.by(classes, decision, probability)
 
 
 def _scaled(task: Task, rows: Array, held: Array) -> tuple[Array, Array]:
@@ -208,6 +211,14 @@ def _scaled(task: Task, rows: Array, held: Array) -> tuple[Array, Array]:
 
 def _weighted(weights: Array | None, rows: Array) -> dict[str, Array]:
     return {} if weights is None else {"sample_weight": weights[rows]}
+
+
+def _masked(task: Task, f: int) -> Array:
+    """Return each row's part in a fold's scaling, (n,): 0 where it must not look."""
+    rows, _ = task.folds[f]
+    part = np.zeros(len(task.codes))
+    part[rows] = 1.0 if task.scaling is None else task.scaling[rows]
+    return part
 
 
 def _weights(task: Task, f: int, *, balanced: bool) -> Array:
@@ -256,14 +267,9 @@ def _ascending(
         loss, weights = problems(rows, members)
         if task.scaler is None:
             folds = Folds.raw(design, weights, centred=not loss.penalizes_intercept)
-            groups.append((members, design, loss, folds))
-            continue
-        masks = np.zeros((len(members), len(rows)))
-        for mask, f in zip(masks, members, strict=True):
-            mask[task.folds[f][0] if len(members) > 1 else slice(None)] = 1
-        if task.scaling is not None:
-            masks *= task.scaling[rows]
-        folds = Folds.of(design.Z, weights, np.repeat(masks, sides, axis=0))
+        else:
+            masks = np.stack([_masked(task, f)[rows] for f in members])
+            folds = Folds.of(design.Z, weights, np.repeat(masks, sides, axis=0))
         groups.append((members, design, loss, folds))
 
     C = np.asarray(task.values, dtype=np.float64)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.heads.linear import mean_and_spread
+
 __all__ = ["ridge_decisions", "targets_of"]
 
 Array = npt.NDArray[Any]
@@ -122,8 +124,6 @@ def _dual(Z: Array, targets: Array, held: Array, alphas: Sequence[float]) -> lis
 
 
 def _scaling(Z: Array) -> tuple[Array, Array]:
-    mean = Z.mean(axis=0, dtype=np.float64)
-    scale = Z.std(axis=0, dtype=np.float64)
-    scale[scale <= 1e-6 * np.abs(mean)] = 1.0
+    mean, scale = mean_and_spread(Z)
     scale[scale == 0] = 1.0
     return mean, scale
