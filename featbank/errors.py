@@ -21,6 +21,7 @@
     ├── HeadError (ValueError)              a classifier on features
     │   └── UnknownHead (LookupError)
     ├── EvaluationError (ValueError)        a score that can't be had honestly
+    ├── FineTuneError (ValueError)          a training that can't be done or continued as asked
     ├── ClassifierError (ValueError)        a classifier file
     │   └── UntrustedTypeError              the file holds a type that is not on the list
     └── MissingDependency (ImportError)     an optional package; the message names the extra
@@ -47,6 +48,7 @@ __all__ = [
     "ExtractionError",
     "FeatbankError",
     "FeaturesMissing",
+    "FineTuneError",
     "HeadError",
     "ImageError",
     "MissingDependency",
@@ -138,6 +140,10 @@ class UnknownHead(HeadError, LookupError):
 
 class EvaluationError(FeatbankError, ValueError):
     """A score can't be had honestly from these data."""
+
+
+class FineTuneError(FeatbankError, ValueError):
+    """A network can't be trained, or a training continued, as asked."""
 
 
 class ClassifierError(FeatbankError, ValueError):
