@@ -33,6 +33,7 @@ sentences: what was given, what was expected, what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "WeightsMismatch",
     "WeightsUnavailable",
     "nearest",
+    "readable",
 ]
 
 
@@ -172,3 +174,12 @@ def nearest(name: str, valid: Iterable[str], *, limit: int = 5) -> str:
         return f"did you mean {', '.join(close)}?"
     shown = ", ".join(valid[:limit])
     return f"valid names are {shown}" + (", ..." if len(valid) > limit else ".")
+
+
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, not bytes of a name
+
+
+def readable(text: str) -> str:
+    """Return a name as text that every program reads: bytes that are no text escaped."""
+    text = _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.tiny import make_images
-
 # Before anything imports torch, and for every subprocess: teams of threads collapse where several
 # processes share few cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from tests.tiny import make_images
 
 MODEL = ("--model", "shufflenet_v2_x0_5", "--weights", "none", "--input-size", "64")
 """A small network that needs no weights."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from featbank.backbones.packages import PACKAGED, PackageProvider
 from featbank.backbones.provider import Provider
+from featbank.backbones.small import SMALL, SmallProvider
 from featbank.backbones.timm import TimmProvider, import_timm
 from featbank.backbones.torchvision import TorchvisionProvider
 from featbank.errors import BackboneError, UnknownBackbone, nearest
@@ -21,6 +22,7 @@ __all__ = ["PROVIDERS", "BackboneInfo", "Found", "describe", "find", "list_backb
 PROVIDERS: dict[str, Provider] = {
     "package": PackageProvider(),
     "torchvision": TorchvisionProvider(),
+    "small": SmallProvider(),
     "timm": TimmProvider(),
 }
 """By source; a plain name is looked for in this order."""
@@ -51,7 +53,7 @@ class BackboneInfo:
     Attributes
     ----------
     name : str
-    source : {"package", "torchvision", "timm"}
+    source : {"package", "torchvision", "small", "timm"}
     weights : tuple of str
         Names for ``--weights``.
     default : str or None
@@ -96,11 +98,14 @@ def find(model: str) -> Found:
         wanted, name = [source], rest
     else:
         wanted, name = list(PROVIDERS), model
-    if name in PACKAGED and "package" in wanted:
-        return Found(PROVIDERS["package"], name)
+    for key, fixed in (("package", PACKAGED), ("small", SMALL)):
+        if key in wanted and name in fixed:
+            return Found(PROVIDERS[key], name)
     if "torchvision" in wanted and name in PROVIDERS["torchvision"].names():
         return Found(PROVIDERS["torchvision"], name)
-    known = set() if wanted == ["timm"] else set(PACKAGED) | set(PROVIDERS["torchvision"].names())
+    known: set[str] = set()
+    if wanted != ["timm"]:
+        known = {*PACKAGED, *SMALL, *PROVIDERS["torchvision"].names()}
     hint = ""
     if "timm" in wanted:
         if wanted == ["timm"]:
@@ -128,7 +133,7 @@ def list_backbones(pattern: str | None = None, *, source: str | None = None) -> 
     ----------
     pattern : str, optional
         With ``*`` or ``?``, a shell pattern; otherwise a part of the name.
-    source : {"package", "torchvision", "timm"}, optional
+    source : {"package", "torchvision", "small", "timm"}, optional
         Only this one. timm's names are left out where timm is not installed.
 
     Returns

@@ -19,6 +19,7 @@ from featbank.backbones.provider import Provider
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.registry import find
 from featbank.backbones.request import Request
+from featbank.backbones.tuned import TunedWeights, describe_weights
 from featbank.backbones.weights import digest_file, digest_state, read
 from featbank.errors import (
     BackboneError,
@@ -30,7 +31,7 @@ from featbank.errors import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build", "resolve"]
+__all__ = ["build", "resolve", "seeded"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class _Choice:
     name: str
     tag: str | None
     file: Path | None
+    tuned: TunedWeights | None = None
 
 
 def resolve(request: Request) -> Recipe:
@@ -112,10 +114,16 @@ def build(request: Request, recipe: Recipe | None = None) -> tuple[nn.Module, st
     else:
         state, weights = read(choice.file)
         if weights == recipe.weights:
-            with _seeded(request.seed):
-                network = choice.provider.build(
-                    choice.name, choice.tag, recipe.preprocess.crop, state
-                )
+            crop, tuned = recipe.preprocess.crop, choice.tuned
+            with seeded(request.seed):
+                if tuned is None:
+                    network = choice.provider.build(choice.name, choice.tag, crop, state)
+                else:
+                    network = choice.provider.build(choice.name, choice.tag, crop, None)
+                    if tuned.is_plain(state, network):
+                        network = choice.provider.build(choice.name, choice.tag, crop, state)
+                    else:
+                        tuned.pour(network, state, choice.provider.classifier(network))
     if weights != recipe.weights:
         raise WeightsMismatch(
             f"the weights of {request.model} ({choice.file or 'random'}) have the digest "
@@ -158,14 +166,17 @@ def _choose(request: Request) -> _Choice:
             raise WeightsUnavailable(
                 f"there is no weights file {path}; check the path after --weights."
             )
-        return _Choice(provider, name, found.tag, path)
+        tuned = describe_weights(path)
+        if tuned is not None:
+            tuned.check(name, provider.source)
+        return _Choice(provider, name, found.tag, path, tuned)
     tag = request.weights
     if tag == "DEFAULT":
         default = found.tag or provider.default_tag(name)
         if default is None:
             raise WeightsUnavailable(
-                f"nobody publishes weights of {request.model}; give --weights FILE, or "
-                "--weights none for a random network."
+                f"nobody publishes weights of {request.model}; give --weights none for a random "
+                "network, to be trained from scratch, or --weights FILE."
             )
         tag = default
     return _Choice(provider, name, tag, provider.fetch(name, tag))
@@ -173,7 +184,10 @@ def _choose(request: Request) -> _Choice:
 
 def _preprocess(request: Request, choice: _Choice, digest: str | None) -> Preprocess:
     published = request.file is None and choice.file is not None
-    own = choice.provider.preprocess(choice.name, choice.tag, digest)
+    if choice.tuned is not None:
+        own = choice.tuned.preprocess
+    else:
+        own = choice.provider.preprocess(choice.name, choice.tag, digest)
     preprocess = override(
         own,
         resize=request.resize,
@@ -188,7 +202,7 @@ def _preprocess(request: Request, choice: _Choice, digest: str | None) -> Prepro
 
 
 def _random(request: Request, choice: _Choice, preprocess: Preprocess) -> nn.Module:
-    with _seeded(request.seed):
+    with seeded(request.seed):
         return choice.provider.build(choice.name, choice.tag, preprocess.crop, None)
 
 
@@ -197,7 +211,7 @@ def _random_name(request: Request, network: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw initial weights from `seed`, and leave the caller's generators as they were."""
     import numpy as np
     import torch

@@ -11,7 +11,7 @@ from featbank.cli.options import columns_of, json_option, print_json
 @click.argument("pattern", required=False)
 @click.option(
     "--source",
-    type=click.Choice(["package", "torchvision", "timm"]),
+    type=click.Choice(["package", "torchvision", "small", "timm"]),
     help="Only backbones from there.",
 )
 @click.option("--layers", is_flag=True, help="List the layers of the one backbone that is named.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -76,7 +77,8 @@ class FineTuneSettings:
     monitor : {"loss", "accuracy"}
         What is watched on these: the weights of the best epoch are kept.
     patience : int, optional
-        Stop after so many epochs without a better one.
+        Stop after so many epochs without a better one; of everything that trains, where there
+        are epochs of the head alone before.
     class_weight : "balanced", mapping of class to float, or None
     label_smoothing : float
     clip_norm : float, optional
@@ -117,9 +119,12 @@ class FineTuneSettings:
     random_state: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.unfreeze, list):
-            object.__setattr__(self, "unfreeze", tuple(self.unfreeze))
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        if not isinstance(self.hidden, tuple):
+            raise FineTuneError(
+                f"hidden is a sequence of sizes such as (256,), not {self.hidden!r}."
+            )
         for name, known in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -141,42 +146,62 @@ class FineTuneSettings:
             value = getattr(self, name)
             if value is None and name == "patience":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not _is_number(value, int) or value < least:
                 raise FineTuneError(f"{name} is a whole number from {least} up, not {value!r}.")
         if self.epochs + self.head_epochs == 0:
             raise FineTuneError("epochs and head_epochs are both 0; nothing would be trained.")
-        self._check_shares()
-        if isinstance(self.unfreeze, int) and self.unfreeze < 1:
-            raise FineTuneError(
-                f"unfreeze is a number of stages from 1 up, not {self.unfreeze}; 'head' trains the "
-                "head alone."
-            )
-        if any(not isinstance(n, int) or n < 1 for n in self.hidden):
+        self._check_numbers()
+        self._check_unfreeze()
+        if any(not _is_number(n, int) or n < 1 for n in self.hidden):
             raise FineTuneError(f"hidden layers have sizes from 1 up, not {list(self.hidden)}.")
         if self.init == "probe" and self.hidden:
             raise FineTuneError(
                 "a linear probe starts a head of one linear layer; leave the hidden layers out, or "
                 "init."
             )
-        if isinstance(self.class_weight, str) and self.class_weight != "balanced":
+        weights = self.class_weight
+        if weights not in (None, "balanced") and not (
+            isinstance(weights, dict) and all(_is_number(one) for one in weights.values())
+        ):
             raise FineTuneError(
-                f"class_weight is 'balanced' or a weight for each class, not {self.class_weight!r}."
+                f"class_weight is 'balanced' or a weight for each class, not {weights!r}."
             )
 
-    def _check_shares(self) -> None:
-        for name, top in (("dropout", 1), ("valid", 1), ("warmup", 1), ("label_smoothing", 1)):
+    def _check_unfreeze(self) -> None:
+        value = self.unfreeze
+        if _is_number(value, int):
+            if value < 1:  # type: ignore[operator]
+                raise FineTuneError(
+                    f"unfreeze is a number of stages from 1 up, not {value}; 'head' trains the "
+                    "head alone."
+                )
+            return
+        names = [value] if isinstance(value, str) else value
+        if not (
+            isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names)
+        ):
+            raise FineTuneError(
+                f"unfreeze is 'all', 'head', a number of stages or names of modules, not {value!r}."
+            )
+
+    def _check_numbers(self) -> None:
+        for name, words in (("lookahead", (True, False)), ("mixed_precision", (True, False, None))):
             value = getattr(self, name)
-            if not 0 <= value < top:
+            if not any(value is word for word in words):
+                raise FineTuneError(f"{name} is True or False, not {value!r}.")
+        for name in ("dropout", "valid", "warmup", "label_smoothing"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < 1):
                 raise FineTuneError(f"{name} is a share from 0 to below 1, not {value!r}.")
         for name in ("lr", "head_lr", "backbone_lr", "layer_decay", "gamma", "clip_norm"):
             value = getattr(self, name)
             if value is None and name not in ("backbone_lr", "gamma"):
                 continue
-            if not (math.isfinite(value) and value > 0):
+            if not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise FineTuneError(f"{name} is a number above 0, not {value!r}.")
         for name in ("weight_decay", "momentum"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if not (_is_number(value) and math.isfinite(value) and value >= 0):
                 raise FineTuneError(f"{name} is a number from 0 up, not {value!r}.")
 
     @property
@@ -208,3 +233,22 @@ class FineTuneSettings:
             return cls(**dict(data))
         except TypeError as error:
             raise FineTuneError(f"these are no settings of fine-tuning: {error}.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON will have it: numpy's numbers as Python's, classes by their names."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(_plain, value))
+    return value
+
+
+def _is_number(value: Any, kind: Any = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -30,7 +30,7 @@ def models(pattern: str | None = None, *, source: str | None = None) -> list[Bac
     ----------
     pattern : str, optional
         A name, which is then listed alone; or part of one, or with ``*`` and ``?``.
-    source : {"torchvision", "timm", "package"}, optional
+    source : {"package", "torchvision", "small", "timm"}, optional
 
     Raises
     ------

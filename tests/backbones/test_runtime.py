@@ -65,7 +65,7 @@ def test_features_equal_those_of_torchvisions_feature_extractor(name):
 
     side, middle, node = FAMILIES[name]
     provider = find(name).provider
-    with resolution._seeded(0):
+    with resolution.seeded(0):
         network = provider.build(name, None, (side, side), None)
     network.eval()
     preprocess = dataclasses.replace(

@@ -1,0 +1,164 @@
+"""Tuned weights: a file of fine-tuned weights that says which network it is of, and prepared how.
+
+`featbank.finetuning.tuned` writes it: safetensors whose header holds, under ``featbank``, a JSON
+text. Here the backbone is read out of it, so that ``--weights tuned.safetensors`` gives features
+of the tuned network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featbank.backbones.preprocess import FITS, INTERPOLATIONS
+from featbank.backbones.recipe import Preprocess, Recipe
+from featbank.backbones.weights import State, fill
+from featbank.errors import BackboneError
+from featbank.regular import open_regular
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TunedWeights", "describe_weights"]
+
+_KEY = "featbank"
+_WRAPPED = "network."
+_FORMAT = 1
+_MAX_HEADER = 1 << 26
+_MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class TunedWeights:
+    """What a file of tuned weights says of itself.
+
+    Attributes
+    ----------
+    path : str
+    model, source : str
+        The backbone, as a recipe names it.
+    preprocess : Preprocess
+        What it was tuned with.
+    head : str
+        Path of the new head, where the backbone's final layer was.
+    """
+
+    path: str
+    model: str
+    source: str
+    preprocess: Preprocess
+    head: str
+
+    def check(self, model: str, source: str) -> None:
+        """Refuse another backbone than the file is of.
+
+        Raises
+        ------
+        BackboneError
+        """
+        if (model, source) != (self.model, self.source):
+            named = f"{self.source}/{self.model}" if model == self.model else self.model
+            raise BackboneError(
+                f"{self.path} holds weights of a tuned {named}, not of {model}; say --model "
+                f"{named}."
+            )
+
+    def is_plain(self, state: State, network: nn.Module) -> bool:
+        """Tell whether the tensors are those of the backbone with another number of classes.
+
+        A new head of one layer may still have a bias where the backbone's has none.
+        """
+        return set(state) == set(network.state_dict())
+
+    def _is_wrapped(self, state: State) -> bool:
+        """Tell whether the head was put behind a whole network that has no final layer."""
+        rest = [name for name in state if not name.startswith(f"{self.head}.")]
+        return self.head == "head" and all(name.startswith(_WRAPPED) for name in rest)
+
+    def pour(self, network: nn.Module, state: State, classifier: str | None) -> None:
+        """Load the backbone's tensors into `network`, and none of a head that it can't hold.
+
+        Its own final layer, at `classifier`, becomes zero: what comes out there stands for nothing.
+
+        Raises
+        ------
+        BackboneError
+            They do not fit.
+        """
+        import torch
+
+        prefix = _WRAPPED if self._is_wrapped(state) else ""
+        whole = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in state.items()
+            if not name.startswith(f"{self.head}.")
+        }
+        if classifier is not None:
+            for name, tensor in network.get_submodule(classifier).state_dict().items():
+                whole[f"{classifier}.{name}"] = torch.zeros_like(tensor)
+        fill(network, whole, self.model)
+
+
+def describe_weights(path: str | os.PathLike[str]) -> TunedWeights | None:
+    """Return what a file of weights says of itself; None if it is not featbank's.
+
+    Raises
+    ------
+    BackboneError
+        It was written by a later featbank, or what it says makes no sense.
+    """
+    where = os.fspath(path)
+    if not where.lower().endswith(".safetensors"):
+        return None
+    try:
+        with open_regular(where) as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
+                return None
+            text = json.loads(file.read(size))["__metadata__"][_KEY]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None  # whoever reads its tensors finds out what is wrong with it
+    try:
+        described = json.loads(text)
+        version = described["format"]
+        if isinstance(version, int) and version <= _FORMAT:
+            return TunedWeights(
+                path=where,
+                model=_text(described["model"]),
+                source=_text(described["source"]),
+                preprocess=_preprocess(described["preprocess"]),
+                head=_text(described["head"]["path"]),
+            )
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BackboneError(
+            f"{where} says of itself what can't be read ({str(error)[:80]}); copy it again from "
+            "where it was made."
+        ) from error
+    raise BackboneError(
+        f"{where} was written in a later format ({str(version)[:20]}) than this featbank reads "
+        f"({_FORMAT}); install a later one."
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{str(value)[:40]!r} is no name")
+    return value
+
+
+def _preprocess(data: Any) -> Preprocess:
+    """Return the preprocessing, if images can be prepared by it."""
+    # A recipe checks the types.
+    plain = {"backbone": "", "source": "", "weights": "", "preprocess": data}
+    found = Recipe.from_dict(plain).preprocess
+    resize = found.resize if isinstance(found.resize, tuple) else (found.resize or 1,)
+    if (
+        found.fit not in FITS
+        or found.interpolation not in INTERPOLATIONS
+        or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in found.crop + resize)
+        or not len(found.mean) == len(found.std) == len(found.fill) == 3
+    ):
+        raise ValueError("its preprocessing")
+    return found
