@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from featbank.bank.repair import repair
     from featbank.classifier import Classifier
     from featbank.data.sources import Source, open_source
-    from featbank.estimator import FeatureExtractor, TransferClassifier
+    from featbank.estimator.finetune import FineTuneClassifier
+    from featbank.estimator.transfer import FeatureExtractor, TransferClassifier
+    from featbank.evaluation.advice.result import Advice
+    from featbank.evaluation.compared import ComparisonResult
     from featbank.evaluation.crossval import cross_validate
     from featbank.evaluation.curves.run import learning_curve
     from featbank.evaluation.neighbours import near_duplicates
@@ -28,9 +31,15 @@ if TYPE_CHECKING:
     from featbank.evaluation.protocols.run import run_protocol
     from featbank.evaluation.result import EvaluationResult
     from featbank.evaluation.select import rank_features
+    from featbank.finetuning.settings import FineTuneSettings
+    from featbank.finetuning.tuned import TunedClassifier
     from featbank.heads.registry import list_heads, make_head
+    from featbank.reporting.plots import plot_history, plot_range_test
+    from featbank.workflows.advise import advise
+    from featbank.workflows.compare import compare
     from featbank.workflows.curve import curve
     from featbank.workflows.extract import extract
+    from featbank.workflows.finetune import FineTuneResult, find_learning_rate, finetune
     from featbank.workflows.fit import fit
     from featbank.workflows.predict import predict
     from featbank.workflows.protocol import fit_protocol
@@ -39,22 +48,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "Advice": "featbank.evaluation.advice.result",
     "Bank": "featbank.bank.bank",
     "Classifier": "featbank.classifier",
     "Column": "featbank.backbones.recipe",
+    "ComparisonResult": "featbank.evaluation.compared",
     "EvaluationResult": "featbank.evaluation.result",
-    "FeatureExtractor": "featbank.estimator",
+    "FeatureExtractor": "featbank.estimator.transfer",
+    "FineTuneClassifier": "featbank.estimator.finetune",
+    "FineTuneResult": "featbank.workflows.finetune",
+    "FineTuneSettings": "featbank.finetuning.settings",
     "ModuleBackbone": "featbank.backbones.module",
     "Preprocess": "featbank.backbones.recipe",
     "ProtocolResult": "featbank.evaluation.protocols.result",
     "Recipe": "featbank.backbones.recipe",
     "Source": "featbank.data.sources",
-    "TransferClassifier": "featbank.estimator",
+    "TransferClassifier": "featbank.estimator.transfer",
+    "TunedClassifier": "featbank.finetuning.tuned",
+    "advise": "featbank.workflows.advise",
     "compact": "featbank.bank.maintenance",
+    "compare": "featbank.workflows.compare",
     "cross_validate": "featbank.evaluation.crossval",
     "curve": "featbank.workflows.curve",
     "export": "featbank.bank.export",
     "extract": "featbank.workflows.extract",
+    "find_learning_rate": "featbank.workflows.finetune",
+    "finetune": "featbank.workflows.finetune",
+    "plot_history": "featbank.reporting.plots",
+    "plot_range_test": "featbank.reporting.plots",
     "fit": "featbank.workflows.fit",
     "fit_protocol": "featbank.workflows.protocol",
     "from_module": "featbank.backbones.module",
@@ -75,22 +96,32 @@ _HOMES = {
 }
 
 __all__ = [
+    "Advice",
     "Bank",
     "Classifier",
     "Column",
+    "ComparisonResult",
     "EvaluationResult",
     "FeatureExtractor",
+    "FineTuneClassifier",
+    "FineTuneResult",
+    "FineTuneSettings",
     "ModuleBackbone",
     "Preprocess",
     "ProtocolResult",
     "Recipe",
     "Source",
     "TransferClassifier",
+    "TunedClassifier",
+    "advise",
     "compact",
+    "compare",
     "cross_validate",
     "curve",
     "export",
     "extract",
+    "find_learning_rate",
+    "finetune",
     "fit",
     "fit_protocol",
     "from_module",
@@ -101,6 +132,8 @@ __all__ = [
     "merge",
     "near_duplicates",
     "open_source",
+    "plot_history",
+    "plot_range_test",
     "predict",
     "prune",
     "rank_features",

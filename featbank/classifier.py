@@ -50,6 +50,9 @@ class Classifier:
         The words that find the backbone again (model, weights, ...), plain data.
     columns : tuple of Column
         The features that the head takes; several are joined side by side, in this order.
+    averaged : int
+        So many views, one behind the other among the columns, of whose mean the head takes the
+        features, as `featbank.Bank.features` gives them.
     classes : tuple of str
         In the order of the head's ``classes_``.
     head : estimator
@@ -74,6 +77,7 @@ class Classifier:
     head_name: str
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    averaged: int = 1
 
     def __post_init__(self) -> None:
         known = tuple(str(c) for c in getattr(self.head, "classes_", ()))
@@ -82,12 +86,23 @@ class Classifier:
                 f"the head was fitted on {len(known)} classes that are not the {len(self.classes)} "
                 "given, in their order; give the classes of its classes_."
             )
+        views = self.averaged
+        if not isinstance(views, int) or views < 1 or len(self.columns) % views:
+            raise ClassifierError(
+                f"the head has {len(self.columns)} columns, and averaged is {views!r}; give how "
+                "many views of each there are among them."
+            )
 
     @property
     def multilabel(self) -> bool:
         """Whether an image may have several labels, or none."""
         steps = getattr(self.head, "steps", None)
         return bool(getattr(type(steps[-1][1] if steps else self.head), "multilabel", False))
+
+    @property
+    def probabilistic(self) -> bool:
+        """Whether the head gives probabilities."""
+        return hasattr(self.head, "predict_proba")
 
     def predict(self, features: Array) -> list[str]:
         """Return the class of each row of features of shape (n, d).
@@ -171,6 +186,7 @@ class Classifier:
             "recipe": self.recipe.to_dict(),
             "request": self.request,
             "columns": [column.name for column in self.columns],
+            **({"averaged": self.averaged} if self.averaged > 1 else {}),
             "classes": list(self.classes),
             "head_name": self.head_name,
             "provenance": self.provenance,
@@ -229,6 +245,7 @@ class Classifier:
                 recipe=Recipe.from_dict(described["recipe"]),
                 request=described["request"],
                 columns=tuple(Column.parse(name) for name in described["columns"]),
+                averaged=described.get("averaged", 1),
                 classes=tuple(described["classes"]),
                 head=head,
                 head_name=described["head_name"],

@@ -20,6 +20,7 @@ from featbank.errors import ClassifierError, UntrustedTypeError
 from featbank.evaluation import fit_final
 from featbank.heads import list_heads
 from featbank.heads.archive import TRUSTED_TYPES, _signed
+from featbank.heads.choice import ViewChoice
 
 X, CODES = make_classification(90, 6, n_informative=5, n_redundant=0, n_classes=3, random_state=0)
 X = X.astype(np.float32)
@@ -110,6 +111,7 @@ def test_the_trusted_list_is_exactly_what_our_heads_need():
         for calibrate in (False, "platt", "temperature"):
             needed |= types_of(build(name, calibrate=calibrate).head)
     needed |= types_of(build(y=SETS).head)
+    needed |= types_of(build(ViewChoice("ridge", 2, "train")).head)
     assert {n for n in needed if not n.startswith(("builtins.", "numpy."))} == set(TRUSTED_TYPES)
 
 
@@ -212,7 +214,7 @@ def test_an_archive_that_is_not_ours_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("classes", ["a", "b", "c"]), ("classes", 3), ("recipe", {}), ("columns", ["a/b"]),
-     ("format", "one"), ("versions", {})],
+     ("format", "one"), ("versions", {}), ("averaged", 3), ("averaged", 0), ("averaged", "1")],
 )  # fmt: skip
 def test_a_garbled_description_is_refused(tmp_path, saved, key, value):
     refuse(tmp_path, rewritten(saved, lambda c: c["featbank"].update({key: value})), "x.skops|head")

@@ -38,6 +38,7 @@ from featbank.backbones import preprocess
 from featbank.backbones.device import available_cores
 from featbank.backbones.memo import cache_dir
 from featbank.backbones.recipe import Column, Preprocess, Recipe, canonical_json
+from featbank.backbones.views import run_views
 from featbank.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -95,13 +96,18 @@ class Graph:
         ----------
         batch : ndarray of shape (B, H, W, 3), uint8
         columns : sequence of Column
-            Some of those that the graph gives.
+            Some of those that the graph gives, of whatever views.
 
         Returns
         -------
         dict of Column to ndarray of shape (B, D)
             In the column's dtype.
         """
+        return run_views(self._run, batch, columns)
+
+    def _run(
+        self, batch: npt.NDArray[np.uint8], columns: Sequence[Column]
+    ) -> dict[Column, npt.NDArray[np.floating[Any]]]:
         values = self.values(batch)
         with np.errstate(over="ignore"):
             return {

@@ -177,6 +177,8 @@ def from_module(
         device=pick_device(device),
     )
     backbone._transform = function
+    if function is not None:
+        backbone._axes = (2, 3)
     backbone.decode = decode or DecodePolicy()
     return backbone
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featbank.backbones.covariance import WIDEST, triangle, width_of
 from featbank.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -64,14 +65,15 @@ def pool(
     Parameters
     ----------
     output : Tensor of shape (B, D), (B, T, D), (B, C, H, W) or (B, H, W, C)
-    pooling : {"avg", "max", "avgmax", "gem", "cls", "flatten", "none"}
-        "avg", "max" and "gem" go over the positions of a map, or over the patch tokens of a
+    pooling : {"avg", "max", "avgmax", "gem", "cov", "cls", "flatten", "none"}
+        "avg", "max", "gem" and "cov" go over the positions of a map, or over the patch tokens of a
         sequence (class token and registers left out where the network has them). "avgmax" joins
         the first two. "gem" is the generalised mean, (mean x^p)^(1/p) with p = 3 and x raised to
         at least 1e-6: Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human
-        annotation", 2018, equation 3. "cls" takes the first token. "flatten" keeps all values, in
-        the layer's own order. "none" takes a vector as it is. A vector has no positions: every
-        pooling but "cls" leaves it as it is.
+        annotation", 2018, equation 3. "cov" is the covariance of the channels, divided by the
+        number of positions, as a triangle of `featbank.backbones.covariance`. "cls" takes the first
+        token. "flatten" keeps all values, in the layer's own order. "none" takes a vector as it is.
+        A vector has no positions: every pooling but "cls" and "cov" leaves it as it is.
     layer : str
         For messages.
     layout : Layout
@@ -93,7 +95,7 @@ def pool(
             "one row an image; choose a layer before or behind it."
         )
     output = output.float()
-    if pooling == "flatten" or (output.ndim == 2 and pooling != "cls"):
+    if pooling == "flatten" or (output.ndim == 2 and pooling not in ("cls", "cov")):
         return output.flatten(1)
     if pooling == "cls":
         return _class_token(output, layer, layout)
@@ -102,7 +104,11 @@ def pool(
             f"layer {layer} puts out shape {list(output.shape[1:])} an image, and pooling none "
             f"takes vectors only; say {layer}:flatten, or pool it with avg."
         )
+    if pooling == "cov" and output.ndim == 2:
+        raise BackboneError(_no_covariance(layer, 1))
     positions = _positions(output, layer, layout, input_shape)
+    if pooling == "cov":
+        return _covariance(positions, layer)
     if pooling == "avg":
         return positions.mean(1)
     if pooling == "max":
@@ -112,6 +118,33 @@ def pool(
     import torch
 
     return torch.cat([positions.mean(1), positions.amax(1)], dim=1)
+
+
+def _covariance(positions: Tensor, layer: str) -> Tensor:
+    """Return the covariances of (B, positions, channels) as triangles, (B, D)."""
+    import torch
+
+    n, channels = (int(size) for size in positions.shape[1:])
+    if n < 2:
+        raise BackboneError(_no_covariance(layer, n))
+    if channels > WIDEST:
+        raise BackboneError(
+            f"layer {layer} has {channels} channels, whose covariance would be "
+            f"{width_of(channels):,} numbers an image; choose an earlier layer, of at most "
+            f"{WIDEST} channels (`featbank models NAME --layers` lists them)."
+        )
+    at, weights = (torch.from_numpy(part).to(positions.device) for part in triangle(channels))
+    with torch.autocast(positions.device.type, enabled=False):
+        centred = positions - positions.mean(1, keepdim=True)
+        covariance = torch.matmul(centred.transpose(1, 2), centred / n)
+        return covariance.flatten(1).index_select(1, at) * weights
+
+
+def _no_covariance(layer: str, positions: int) -> str:
+    return (
+        f"layer {layer} has {positions} position{'s' * (positions != 1)} an image, and a "
+        "covariance goes over several; choose an earlier layer, or pool it with avg."
+    )
 
 
 def _class_token(output: Tensor, layer: str, layout: Layout) -> Tensor:

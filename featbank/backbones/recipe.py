@@ -8,14 +8,15 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from featbank.errors import BackboneError
+from featbank.backbones.views import VIEWS
+from featbank.errors import BackboneError, nearest
 
 __all__ = ["EXTRACTION_VERSION", "Column", "Preprocess", "Recipe", "canonical_json"]
 
 EXTRACTION_VERSION = 1
 """Raised when featbank itself computes other features from the same words."""
 
-POOLINGS = ("avg", "max", "avgmax", "gem", "cls", "flatten", "none")
+POOLINGS = ("avg", "max", "avgmax", "gem", "cov", "cls", "flatten", "none")
 DTYPES = ("float32", "float16")
 _MAX_NAME = 200  # characters of a backbone's name, which becomes a folder's
 
@@ -79,7 +80,7 @@ class Recipe:
     ----------
     backbone : str
         The name under which the registry builds the network.
-    source : {"torchvision", "timm", "package", "module"}
+    source : {"package", "torchvision", "small", "timm", "module"}
         Who defines it.
     weights : str
         SHA-256 of the weights' bytes, in hexadecimal; for a random network ``"random-<seed>-"``
@@ -176,10 +177,11 @@ class Column:
         A path of ``named_modules()``, whose output is taken; or ``"penultimate"``, the input of
         the final classifier.
     pooling : str
-        One of avg, max, avgmax, gem, cls, flatten, none. On features that are vectors already,
+        One of avg, max, avgmax, gem, cov, cls, flatten, none. On features that are vectors already,
         avg and max change nothing.
     view : str
-        How the image was turned before embedding; "identity" so far.
+        How the prepared image was turned before embedding: one of
+        `featbank.backbones.views.VIEWS`.
     dtype : {"float32", "float16"}
         As stored.
     """
@@ -194,8 +196,8 @@ class Column:
             raise BackboneError(f"pooling is one of {', '.join(POOLINGS)}, not {self.pooling!r}.")
         if self.dtype not in DTYPES:
             raise BackboneError(f"features are stored as float32 or float16, not {self.dtype!r}.")
-        if self.view != "identity":
-            raise BackboneError(f"the only view so far is identity, not {self.view!r}.")
+        if self.view not in VIEWS:
+            raise BackboneError(f"there is no view {self.view!r}: {nearest(self.view, VIEWS)}")
         if not self.layer or "/" in self.layer or ":" in self.layer:
             raise BackboneError(
                 f"{self.layer!r} is no layer; `featbank models NAME --layers` lists them."

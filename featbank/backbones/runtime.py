@@ -16,6 +16,7 @@ from featbank.backbones.device import pick_device
 from featbank.backbones.pooling import layout_of, pool
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
+from featbank.backbones.views import run_views
 from featbank.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Backbone:
         self._classifier = classifier
         self._layout = layout_of(network)
         self._proven: set[frozenset[str]] = set()
+        self._axes = (1, 2)  # of a batch: height and width
         self.to(device)
 
     def to(self, device: str) -> Self:
@@ -116,7 +118,7 @@ class Backbone:
     def run(
         self, batch: npt.NDArray[Any] | Tensor, columns: Sequence[Column]
     ) -> dict[Column, Features]:
-        """Compute features, all columns in one forward pass.
+        """Compute features, all columns of a view in one forward pass.
 
         Parameters
         ----------
@@ -142,11 +144,10 @@ class Backbone:
 
         if not columns:
             raise BackboneError("no column was asked for; name at least one layer.")
-        wanted = frozenset(column.layer for column in columns)
+        if any(column.view != "identity" for column in columns):
+            batch = self._upload(batch)  # once, to be turned there
         with torch.inference_mode(), self._arithmetic():
-            # The first pass goes to the end, to see that each layer runs once.
-            pooled = self.compute(batch, columns, stop=wanted in self._proven)
-            self._proven.add(wanted)
+            pooled = run_views(self._proving, batch, columns, axes=self._axes)
             # One wait for the device, behind all layers.
             values = {column: tensor.cpu().numpy() for column, tensor in pooled.items()}
         return {column: _stored(values[column], column) for column in dict.fromkeys(columns)}
@@ -154,9 +155,10 @@ class Backbone:
     def compute(
         self, batch: npt.NDArray[Any] | Tensor, columns: Sequence[Column], *, stop: bool = False
     ) -> dict[Column, Tensor]:
-        """Compute features as float32 tensors on the device; see `run`.
+        """Compute features of one view as float32 tensors on the device; see `run`.
 
-        With `stop`, the pass ends behind the last layer that is wanted.
+        The batch is taken as it is, whatever view the columns name. With `stop`, the pass ends
+        behind the last layer that is wanted.
         """
         by_layer: dict[str, list[Column]] = defaultdict(list)
         for column in dict.fromkeys(columns):
@@ -191,6 +193,15 @@ class Backbone:
         with torch.inference_mode(), self._arithmetic():
             inputs = self._inputs(blank)
             return layers.shapes(self.network, inputs, final=self._final(inputs))
+
+    def _proving(
+        self, batch: npt.NDArray[Any] | Tensor, columns: Sequence[Column]
+    ) -> dict[Column, Tensor]:
+        """Compute features; the first pass goes to the end, to see that each layer runs once."""
+        wanted = frozenset(column.layer for column in columns)
+        pooled = self.compute(batch, columns, stop=wanted in self._proven)
+        self._proven.add(wanted)
+        return pooled
 
     def _final(self, inputs: Tensor) -> str | None:
         return self._classifier

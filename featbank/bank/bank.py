@@ -35,6 +35,7 @@ from featbank.bank.selection import (
     choose_columns,
     choose_recipe,
     choose_sources,
+    choose_views,
     locate,
     readable,
 )
@@ -268,6 +269,7 @@ class Bank:
         layer: str | Sequence[str] | None = None,
         *,
         view: str | None = None,
+        views: str | None = None,
         split: str | None = None,
         source: str | Sequence[str] | None = None,
     ) -> Array:
@@ -278,8 +280,12 @@ class Bank:
         recipe : str or Recipe, optional
             A backbone's name, or the beginning of a fingerprint or of a recipe's folder name.
         layer : str or list of str, optional
-            ``layer[:pooling[:view[:dtype]]]``; several are joined side by side.
+            ``layer[:pooling[:view[:dtype]]]``; several are joined side by side. Covariances
+            (``layer:cov``) are given as their matrix power; see `featbank.backbones.covariance`.
         view : str, optional
+            How the images were turned; as they are, ``"identity"``, unless told otherwise.
+        views : {"flips", "d4", "all"}, optional
+            The mean of these views instead, float32.
         split : str, optional
             Only images of this split.
         source : str or list of str, optional
@@ -299,7 +305,7 @@ class Bank:
         """
 
         def read() -> Array:
-            located = self.locate(recipe, layer, view=view, split=split, source=source)
+            located = self.locate(recipe, layer, view=view, views=views, split=split, source=source)
             return located.read(slice(None))
 
         return _looking_again(read)
@@ -320,6 +326,8 @@ class Bank:
         layer: str | Sequence[str] | None = None,
         *,
         view: str | None = None,
+        views: str | None = None,
+        combine: str = "features",
         split: str | None = None,
         source: str | Sequence[str] | None = None,
         label: str | None = None,
@@ -329,8 +337,10 @@ class Bank:
 
         Parameters
         ----------
-        recipe, layer, view, split, source
+        recipe, layer, view, views, split, source
             As in `features`.
+        combine : {"features", "decisions", "train"}
+            "features" averages `views`; otherwise they stand side by side, view by view.
         label : str, optional
             The column of the source's table that is the label; the default is what the source
             calls so.
@@ -347,6 +357,8 @@ class Bank:
                 recipe,
                 layer,
                 view=view,
+                views=views,
+                combine=combine,
                 split=split,
                 source=source,
                 label=label,
@@ -362,6 +374,8 @@ class Bank:
         layer: str | Sequence[str] | None = None,
         *,
         view: str | None = None,
+        views: str | None = None,
+        combine: str = "features",
         split: str | None = None,
         source: str | Sequence[str] | None = None,
         label: str | None = None,
@@ -369,13 +383,30 @@ class Bank:
     ) -> Located:
         """Find what `select` would return, to read it piece by piece; hold `using` meanwhile."""
         sources = choose_sources(self.index, source)
-        known, tables = self._choose(recipe, layer, view)
-        return locate(sources, known, tables, split=split, label=label, further=further)
+        if view is not None and views is not None:
+            raise DataError(f"view is {view!r} and views is {views!r}; name one of the two.")
+        known, tables, n_views = self._choose(recipe, layer, view, views)
+        return locate(
+            sources,
+            known,
+            tables,
+            split=split,
+            label=label,
+            further=further,
+            averaged=n_views if combine == "features" else 1,
+        )
 
     def _choose(
-        self, recipe: str | Recipe | None, layer: str | Sequence[str] | None, view: str | None
-    ) -> tuple[KnownRecipe, list[Rows]]:
-        """Find the one recipe and the columns that the words mean, with their rows."""
+        self,
+        recipe: str | Recipe | None,
+        layer: str | Sequence[str] | None,
+        view: str | None,
+        views: str | None,
+    ) -> tuple[KnownRecipe, list[Rows], int]:
+        """Find the one recipe and the columns that the words mean, with their rows.
+
+        Also return how many views there are of each layer.
+        """
         recipes = self.recipes
         if not recipes:
             raise FeaturesMissing(f"{self.path} has no features yet; run `featbank extract`.")
@@ -386,8 +417,11 @@ class Bank:
         columns = columns_in(shards)
         if not columns:
             raise FeaturesMissing(f"{known.slug} has no features yet; run `featbank extract`.")
-        chosen = choose_columns(columns, layer, view)
-        return known, [Rows.of(column, shards) for column in chosen]
+        if views is None:
+            chosen, n_views = choose_columns(columns, layer, view), 1
+        else:
+            chosen, n_views = choose_views(columns, layer, views)
+        return known, [Rows.of(column, shards) for column in chosen], n_views
 
     # Who may write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.backbones.recipe import Column, Recipe
+from featbank.backbones.views import VIEWS, views_named
+from featbank.bank.reading import as_features, dtype_of
 from featbank.bank.recipes import KnownRecipe
 from featbank.bank.rows import Rows
 from featbank.data.index import Index, IndexedSource, Text
@@ -23,6 +26,7 @@ __all__ = [
     "choose_columns",
     "choose_recipe",
     "choose_sources",
+    "choose_views",
     "locate",
     "readable",
 ]
@@ -84,6 +88,8 @@ class Located:
         The column of the sources' tables that is the label, if it is not the default one.
     also : tuple of str
         Other columns of the tables that belong to the selection.
+    averaged : int
+        So many views, one behind the other among the tables, are read as their mean.
     """
 
     known: KnownRecipe
@@ -93,6 +99,7 @@ class Located:
     parts: tuple[tuple[IndexedSource, npt.NDArray[np.intp]], ...]
     label: str | None
     also: tuple[str, ...] = ()
+    averaged: int = 1
 
     @cached_property
     def selection(self) -> Selection:
@@ -121,17 +128,21 @@ class Located:
     @property
     def width(self) -> int:
         """How many numbers an image has."""
-        return sum(t.shards[0].columns[t.column].shape[1] for t in self.tables)
+        whole = sum(t.shards[0].columns[t.column].shape[1] for t in self.tables)
+        return whole // self.averaged
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """What numbers they are."""
-        return np.result_type(*(np.dtype(table.column.dtype) for table in self.tables))
+        return dtype_of([table.column for table in self.tables], self.averaged)
 
     def read(self, images: slice | npt.NDArray[np.intp]) -> Array:
-        """Return the features of some of the images, the columns' side by side."""
-        blocks = [t.read(at[images]) for t, at in zip(self.tables, self.places, strict=True)]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        """Return the features of some of the images; see `featbank.bank.reading.as_features`."""
+        return as_features(
+            lambda i: self.tables[i].read(self.places[i][images]),
+            [table.column for table in self.tables],
+            averaged=self.averaged,
+        )
 
     def further(self, title: str) -> list[str | None]:
         """Return a further column of the sources' tables; None where a source lacks it."""
@@ -188,7 +199,10 @@ def choose_recipe(
 def choose_columns(
     columns: Sequence[Column], layer: str | Sequence[str] | None, view: str | None
 ) -> list[Column]:
-    """Return the one column that each of the words means."""
+    """Return the one column that each of the words means.
+
+    Where neither `view` nor the word names a view, and there are several, the identity is meant.
+    """
     if view is not None:
         views = sorted({c.view for c in columns})
         if view not in views:
@@ -200,6 +214,55 @@ def choose_columns(
     return [_one_column(columns, word) for word in wanted]
 
 
+def choose_views(
+    columns: Sequence[Column], layer: str | Sequence[str] | None, views: str
+) -> tuple[list[Column], int]:
+    """Return the columns that `choose_columns` does, in several views, and how many those are.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    layer : str, list of str or None
+    views : {"identity", "flips", "d4", "all"}
+        "all" are those that all of the layers have.
+
+    Returns
+    -------
+    list of Column
+        View by view, identity first.
+    int
+
+    Raises
+    ------
+    FeaturesMissing
+        A layer lacks a view.
+    """
+    whole = [column for column in columns if column.view == "identity"]
+    if not whole:
+        raise FeaturesMissing(
+            "the bank has no features of images as they are, the view identity; run `featbank "
+            "extract` with --views."
+        )
+    chosen = choose_columns(whole, layer, None)
+    there = set(columns)
+
+    def turned(view: str) -> list[Column]:
+        return [dataclasses.replace(column, view=view) for column in chosen]
+
+    if views == "all":
+        wanted = tuple(view for view in VIEWS if there.issuperset(turned(view)))
+    else:
+        wanted = views_named(views)
+    for view in wanted:
+        for column in turned(view):
+            if column not in there:
+                raise FeaturesMissing(
+                    f"the bank has no column {column.name} of this recipe; run `featbank extract "
+                    f"--views {views}` for that layer."
+                )
+    return [column for view in wanted for column in turned(view)], len(wanted)
+
+
 def locate(
     sources: Sequence[IndexedSource],
     known: KnownRecipe,
@@ -208,6 +271,7 @@ def locate(
     split: str | None = None,
     label: str | None = None,
     further: Sequence[str] = (),
+    averaged: int = 1,
 ) -> Located:
     """Find the features of the sources' readable images; see `featbank.Bank.select`."""
     digests, parts = [], []
@@ -237,7 +301,9 @@ def locate(
                 "or choose a source that has them."
             )
         places.append(at)
-    return Located(known, keys, tuple(tables), tuple(places), tuple(parts), label, tuple(further))
+    return Located(
+        known, keys, tuple(tables), tuple(places), tuple(parts), label, tuple(further), averaged
+    )
 
 
 def _one_column(columns: Sequence[Column], word: str | None) -> Column:
@@ -249,6 +315,12 @@ def _one_column(columns: Sequence[Column], word: str | None) -> Column:
             f"the bank has no column {word!r} of this recipe; it has {listed}. "
             "`featbank extract --layers` adds one."
         )
+    if len(fitting) > 1:  # turned images are not meant where the image as it is will do
+        fitting = [
+            c
+            for c in fitting
+            if c.view == "identity" or dataclasses.replace(c, view="identity") not in fitting
+        ]
     if len(fitting) > 1:
         raise AmbiguousFeatures(
             f"several columns fit; choose one or more (layer=, or --layers): "

@@ -18,11 +18,14 @@ from typing import Any
 import click
 
 import featbank
+from featbank.cli.advise import advise
 from featbank.cli.bank import info, prune, repair, verify
 from featbank.cli.choose import curve, select
+from featbank.cli.compare import compare
 from featbank.cli.demo import demo
 from featbank.cli.exchange import compact, export, merge
 from featbank.cli.extract import extract, status
+from featbank.cli.finetune import finetune
 from featbank.cli.fit import fit
 from featbank.cli.models import models
 from featbank.cli.options import shown
@@ -131,8 +134,8 @@ def cli(*, verbose: bool) -> None:
 
 
 for command in (
-    *(extract, status, fit, curve, select, predict, models, info, verify, repair, prune),
-    *(compact, merge, export, demo),
+    *(extract, status, fit, finetune, curve, select, advise, compare, predict, models, info),
+    *(verify, repair, prune, compact, merge, export, demo),
 ):
     cli.add_command(command)
 

@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from featbank.cli.options import (
+    averaged_option,
     bank_option,
     class_weight_of,
+    combined_options,
     features_options,
     fits_options,
     folds_options,
@@ -17,13 +19,13 @@ from featbank.cli.options import (
     parameters_of,
     print_json,
     progress_bar,
-    readable,
     rows_options,
     set_option,
     shown,
     words_of,
 )
 from featbank.cli.sections import Sectioned
+from featbank.errors import readable
 
 
 def _words(options: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +45,8 @@ def _words(options: dict[str, Any]) -> dict[str, Any]:
     cls=Sectioned,
     sections={
         "Heads": "heads tune params scoring class_weight",
-        "Features and labels": "bank recipe layers sources label positive classes exclude",
+        "Features and labels": "bank recipe layers views combine sources label positive classes "
+        "exclude",
         "Draws and scores": "sizes draws uneven split cv near_duplicates metric worth seed",
         "Running": "jobs",
         "Output": "table as_json",
@@ -59,6 +62,7 @@ def _words(options: dict[str, Any]) -> dict[str, Any]:
     help="May be repeated, or several separated by commas.",
 )
 @features_options
+@combined_options
 @label_options
 @rows_options
 @click.option(
@@ -165,7 +169,7 @@ def curve(
     cls=Sectioned,
     sections={
         "Head": "head params",
-        "Features and labels": "bank recipe layers sources label positive classes exclude",
+        "Features and labels": "bank recipe layers views sources label positive classes exclude",
         "Ranking": "joins cost split cv repeats seed",
         "Running": "jobs",
         "Output": "as_json",
@@ -176,6 +180,7 @@ def curve(
     "--head", default="logreg", show_default=True, metavar="NAME", help="What ranks; not tuned."
 )
 @features_options
+@averaged_option
 @label_options
 @rows_options
 @click.option(

@@ -18,6 +18,7 @@ from featbank.cli.options import (
     shown,
     source_options,
     source_words,
+    views_option,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ MANY = 1000
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @model_options
+@views_option
 @bank_option
 @run_options
 @click.option(
@@ -65,7 +67,9 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     opened = open_sources(sources, **source_words(options))
     words = model_words(options)
     name, bank = options.pop("model"), options.pop("bank")
-    columns = workflow.parse_columns(options.pop("layers"), options.pop("dtype"))
+    columns = workflow.parse_columns(
+        options.pop("layers"), options.pop("dtype"), views=options.pop("views")
+    )
     choices = {choice: options.pop(choice) for choice in ("retry_failed", "paranoid")}
     settings = workflow.run_settings(**options)
     model = workflow.open_model(name, **words)  # last: this may take seconds
@@ -150,6 +154,7 @@ def _say(result: ExtractionResult) -> None:
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @model_options
+@views_option
 @bank_option
 @source_options
 @json_option
@@ -160,7 +165,9 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     from featbank.workflows.survey import open_sources
 
     opened = open_sources(sources, **source_words(options))
-    columns = workflow.parse_columns(options.pop("layers"), options.pop("dtype"))
+    columns = workflow.parse_columns(
+        options.pop("layers"), options.pop("dtype"), views=options.pop("views")
+    )
     model = workflow.open_model(options.pop("model"), **model_words(options))
     found = look(options["bank"], opened, model, columns)
     if as_json:

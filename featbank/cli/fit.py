@@ -10,6 +10,7 @@ from featbank.cli.options import (
     bank_option,
     class_weight_of,
     columns_of,
+    combined_options,
     features_options,
     fits_options,
     folds_options,
@@ -32,8 +33,8 @@ from featbank.cli.sections import Sectioned
     sections={
         "Heads": "heads list_heads tune params scoring class_weight sample_weight calibrate "
         "threshold protocol list_protocols",
-        "Features and labels": "bank recipe layers choose_layer sources label positive multilabel "
-        "classes exclude",
+        "Features and labels": "bank recipe layers choose_layer views combine sources label "
+        "positive multilabel classes exclude",
         "Scores": "split cv repeats near_duplicates show_leak seed",
         "Running": "jobs device memory",
         "Output": "out no_save predictions details as_json",
@@ -59,6 +60,7 @@ from featbank.cli.sections import Sectioned
 @click.option(
     "--choose-layer", is_flag=True, help="Choose one layer inside each fold, instead of joining."
 )
+@combined_options
 @label_options
 @click.option(
     "--multilabel",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
+
+from featbank.errors import readable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -89,8 +90,8 @@ model_options = together(
     click.option(
         "--layers",
         metavar="L[:POOL],...",
-        help="Layers by module path, pooled by avg, max, avgmax, gem, cls, flatten or none; "
-        "by default the input of the final classifier.",
+        help="Layers by module path, pooled by avg, max, avgmax, gem, cov, cls, flatten or "
+        "none; by default the input of the final classifier.",
     ),
     click.option(
         "--dtype",
@@ -127,6 +128,15 @@ model_options = together(
     ),
 )
 
+views_option = click.option(
+    "--views",
+    type=click.Choice(["identity", "flips", "d4"]),
+    default="identity",
+    show_default=True,
+    help="How images are turned, each way a column: flips (as is, mirrored, upside down, both) or "
+    "d4 (quarter turns too).",
+)
+
 run_options = together(
     click.option(
         "--workers", type=int, metavar="N", help="Processes; by default one a core. 0: none."
@@ -145,6 +155,26 @@ features_options = together(
         help="Which layers, if there are several: fit and curve join them.",
     ),
     click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source."),
+)
+
+averaged_option = click.option(
+    "--views",
+    type=click.Choice(["identity", "flips", "d4", "all"]),
+    help="Average the features of these views, as they were extracted, or of all that there are.",
+)
+
+combined_options = together(
+    click.option(
+        "--views",
+        type=click.Choice(["identity", "flips", "d4", "all"]),
+        help="Which views of images, as they were extracted, or all that there are.",
+    ),
+    click.option(
+        "--combine",
+        type=click.Choice(["features", "decisions", "train"]),
+        help="How views are combined: features averaged (so by default); decisions averaged; or "
+        "all learned from, decisions averaged.",
+    ),
 )
 
 label_options = together(
@@ -276,15 +306,6 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None] | 
 
     with bar:
         yield update
-
-
-_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, not bytes of a name
-
-
-def readable(text: str) -> str:
-    """Return a name as text that every program reads: bytes that are no text escaped."""
-    text = _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def shown(path: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,13 +10,10 @@ from featbank.cli.options import (
     json_option,
     print_json,
     progress_bar,
-    readable,
     run_options,
     shown,
 )
-
-if TYPE_CHECKING:
-    from featbank.workflows.predict import PredictionResult
+from featbank.errors import readable
 
 
 @click.command()
@@ -53,14 +49,14 @@ def predict(
 ) -> None:
     """Classify IMAGES, files or folders, with a saved CLASSIFIER.
 
-    It embeds them with the classifier's own recipe, and refuses other weights. Images that can't
+    It embeds them with the classifier's own recipe, and refuses other weights; a fine-tuned
+    classifier (.safetensors) brings its network. Images that can't
     be read are listed; only if none can be read is the exit status 1.
     """
-    from featbank import durable
-    from featbank.classifier import Classifier
     from featbank.errors import ClassifierError
     from featbank.extraction.allocator import keep_large_blocks
     from featbank.workflows.extract import run_settings
+    from featbank.workflows.predict import load_classifier
     from featbank.workflows.predict import predict as workflow
     from featbank.workflows.predictions import check_table
 
@@ -73,10 +69,10 @@ def predict(
         raise click.UsageError("--top is 1 or more.")
     if table is not None and table != "-":
         check_table(table)
-    opened = Classifier.load(classifier, trust=options.pop("trust"), plain=True)
+    opened = load_classifier(classifier, trust=options.pop("trust"))
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)
-    if probabilities and not hasattr(opened.head, "predict_proba"):
+    if probabilities and not opened.probabilistic:
         raise ClassifierError("this classifier gives no probabilities; fit it with --calibrate.")
     with progress_bar("embedding", "img") as progress:
         result = workflow(
@@ -88,9 +84,9 @@ def predict(
             **options,
         )
     if table == "-":
-        click.echo(_table(result, probabilities=probabilities), nl=False)
+        click.echo(result.csv(probabilities=probabilities), nl=False)
     elif table:
-        durable.write_file(table, _table(result, probabilities=probabilities).encode())
+        result.write_csv(table, probabilities=probabilities)
         count = len(result.predictions)
         click.echo(f"{count} prediction{'s' * (count != 1)} in {shown(table)}", err=True)
     if as_json:
@@ -107,25 +103,3 @@ def predict(
         click.echo(f"can't read {shown(path)}: {reason}", err=True)
     if not result.predictions:
         raise SystemExit(1)
-
-
-def _table(result: PredictionResult, *, probabilities: bool) -> str:
-    """Return the CSV: names without folders, unless two images would then bear the same."""
-    import csv
-    import io
-
-    classes = result.classifier.classes
-    names = [os.path.basename(one.path) for one in result.predictions]
-    if len(set(names)) < len(names):
-        names = [one.path for one in result.predictions]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file_name", "id", *(classes if probabilities else ())])
-    for name, one in zip(names, result.predictions, strict=True):
-        label = one.label if one.labels is None else ";".join(one.labels)
-        row: list[Any] = [readable(name), readable(label)]
-        if probabilities:
-            of = {guess.label: guess.probability for guess in one.top}
-            row += [f"{of[name]:.6f}" for name in classes]
-        writer.writerow(row)
-    return text.getvalue()

@@ -28,7 +28,8 @@ class Sectioned(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections."""
-        left = {param.name: param for param in self.get_params(ctx)}
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        left = {option.name: option for option in options}
         chosen = {title: [left.pop(n) for n in names] for title, names in self.sections.items()}
         chosen[list(chosen)[-1]] += left.values()
         for title, params in chosen.items():

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError
-from featbank.evaluation.fitting import Candidate, Fitted, candidates, check_scoring, fit
-from featbank.evaluation.folds import Int
+from featbank.evaluation.assembly import Scored, evaluation_result, head_result
+from featbank.evaluation.fitting import Candidate, candidates, check_scoring, fit
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.intervals import Estimate, estimates
-from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
+from featbank.evaluation.metrics import Meter
 from featbank.evaluation.multilabel.sets import are_label_sets
 from featbank.evaluation.neighbours import NearDuplicates
 from featbank.evaluation.parallel import Progress, run
-from featbank.evaluation.plan import Part, Plan, plan, plan_naive, ratio_of
-from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
+from featbank.evaluation.plan import Part, plan, plan_naive
+from featbank.evaluation.result import EvaluationResult
 from featbank.heads.outputs import Outputs, outputs
 from featbank.heads.streaming import Blocks
 from featbank.heads.weights import by_step, checked_weights, of_classes
 
-__all__ = ["check_plain", "cross_validate", "most_common", "notes_on", "prepared"]
+__all__ = ["check_plain", "cross_validate", "notes_on", "prepared"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One part, fitted and predicted."""
-
-    part: Part
-    fitted: Fitted
-    outputs: Outputs
-    meter: Meter
-    before: Meter | None
 
 
 def cross_validate(
@@ -197,40 +182,33 @@ def cross_validate(
     if show_leak:
         naive, told = plan_naive(data, made, repeats=repeats, seed=random_state)
     parts = [*made.parts, *([made.clean] if made.clean else []), *naive]
-    tasks = [
-        (candidate, part, data.X, data.y, data.codes, data.classes, weights)
-        for candidate in found
-        for part in parts
-    ]
+    tasks = [(candidate, part, data, weights) for candidate in found for part in parts]
     size = data.X.shape[0] * data.X.shape[1]
     # One process reads what is streamed; one has the device.
     features: Any = data.X
     jobs = 1 if isinstance(features, Blocks) or device is not None else n_jobs
     scored = list(run(_score, tasks, n_jobs=jobs, work=size * len(tasks), progress=progress))
     per_head = [scored[i : i + len(parts)] for i in range(0, len(scored), len(parts))]
-    return EvaluationResult(
-        heads=tuple(
-            _head_result(candidate, ones, made, naive, data, random_state)
+    return evaluation_result(
+        [
+            head_result(
+                candidate.name,
+                ones,
+                made,
+                data,
+                seed=random_state,
+                naive=naive,
+                calibrated=candidate.calibrate,
+            )
             for candidate, ones in zip(found, per_head, strict=True)
-        ),
-        protocol=made.protocol,
-        folds=len(made.parts),
-        images=len(np.unique(np.concatenate([np.append(p.train, p.test) for p in made.parts]))),
-        classes=tuple(str(c) for c in data.classes),
-        duplicates=data.duplicates,
-        groups=data.groups,
-        notes=(
-            *data.notes,
-            *made.notes,
-            *([f"no naive score: {told}"] if told else []),
-            *_imbalance(data, found, scoring),
-            *notes_on(weights),
-        ),
-        near_duplicates=data.near and data.near.spread(data.rows, len(X)),
-        class_sizes=tuple(np.bincount(data.codes).tolist()),
+        ],
+        made,
+        data,
+        n=len(X),
+        notes=(*([f"no naive score: {told}"] if told else []), *notes_on(weights)),
+        chosen_by=scoring if any(candidate.grid() for candidate in found) else None,
         repeats=repeats,
-        ratio=ratio_of(made.parts),
-        random_state=random_state,
+        seed=random_state,
     )
 
 
@@ -281,18 +259,6 @@ def prepared(
     return data, found, weights[data.rows]
 
 
-def _imbalance(data: Inputs, found: Sequence[Candidate], scoring: str) -> list[str]:
-    sizes = np.bincount(data.codes)
-    most, least = int(sizes.argmax()), int(sizes.argmin())
-    if sizes[most] < 10 * sizes[least]:
-        return []
-    large, small = (f"{str(data.classes[c])!r} has {sizes[c]} images" for c in (most, least))
-    note = f"classes differ tenfold or more ({large}, {small}): go by balanced metrics"
-    if scoring == "accuracy" and any(candidate.grid() for candidate in found):
-        note += "; settings are chosen by accuracy, but with scoring balanced_accuracy by that"
-    return [note + "."]
-
-
 def notes_on(weights: Array | None) -> list[str]:
     """Say what sample weights mean, where there are any."""
     if weights is None:
@@ -300,36 +266,36 @@ def notes_on(weights: Array | None) -> list[str]:
     return ["sample weights count in fitting alone; the scores weigh every image alike."]
 
 
-def _score(
-    candidate: Candidate,
-    part: Part,
-    X: Array,
-    y: Array,
-    codes: Int,
-    classes: Array,
-    weights: Array | None,
-) -> _Scored:
+def _score(candidate: Candidate, part: Part, data: Inputs, weights: Array | None) -> Scored:
     """Fit on the part's training rows, predict its test rows."""
     fitted = fit(
         candidate,
-        X[part.train],
-        y[part.train],
+        data.X[part.train],
+        data.y[part.train],
         part.inner,
         across=part.across,
         sample_weight=None if weights is None else weights[part.train],
     )
     start = time.perf_counter()
-    told = _outputs(fitted.estimator, X[part.test], classes)
+    told = _outputs(fitted.estimator, data.X[part.test], data.classes)
     seconds = fitted.seconds + time.perf_counter() - start
-    meter = Meter(codes[part.test], told.codes, told.scores, told.probability, len(classes))
     before = None
     if candidate.calibrate:
-        own = _uncalibrated(fitted.estimator)
-        raw = _outputs(own, X[part.test], classes)
+        raw = _outputs(_uncalibrated(fitted.estimator), data.X[part.test], data.classes)
         if raw.probability is not None:
-            before = Meter(meter.y, raw.codes, None, raw.probability, len(classes))
+            y = data.codes[part.test]
+            before = Meter(y, raw.codes, None, raw.probability, len(data.classes))
     # The fitted estimator stays behind: only numbers travel back from a worker.
-    return _Scored(part, replace(fitted, estimator=None, seconds=seconds), told, meter, before)
+    return Scored.of(
+        part,
+        told,
+        data,
+        seconds,
+        best_params=fitted.best_params,
+        notes=fitted.notes,
+        learned=fitted.learned,
+        before=before,
+    )
 
 
 def _outputs(estimator: Any, X: Array, classes: Array) -> Outputs:
@@ -342,85 +308,3 @@ def _uncalibrated(estimator: Any) -> Any:
     """Return the head inside a calibrated one."""
     platt = getattr(estimator, "calibrated_classifiers_", None)
     return platt[0].estimator if platt else estimator.estimator
-
-
-def _head_result(
-    candidate: Candidate,
-    scored: Sequence[_Scored],
-    made: Plan,
-    naive: Sequence[Part],
-    data: Inputs,
-    seed: int,
-) -> HeadResult:
-    own, further = scored[: len(made.parts)], scored[len(made.parts) :]
-    torn = further[1 if made.clean else 0 :]
-    before = [one.before for one in own if one.before is not None]
-    chosen = tuple(one.fitted.best_params for one in own)
-    predictions = Predictions(
-        rows=np.concatenate([data.rows[one.part.test] for one in own]),
-        fold=np.repeat(np.arange(len(own)), [len(one.part.test) for one in own]),
-        y_true=np.concatenate([one.meter.y for one in own]),
-        y_pred=np.concatenate([one.outputs.codes for one in own]),
-        scores=_stacked([one.outputs.scores for one in own]),
-        probability=_stacked([one.outputs.probability for one in own]),
-        unit=np.concatenate([data.units[one.part.test] for one in own]),
-    )
-    confusion = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
-    np.add.at(confusion, (predictions.y_true, predictions.y_pred), 1)
-    return HeadResult(
-        head=candidate.name,
-        metrics=_estimates(own, [one.meter for one in own], data.units, seed),
-        best_params=most_common(chosen),
-        fold_params=chosen,
-        confusion=confusion,
-        predictions=predictions,
-        seconds=sum(one.fitted.seconds for one in own),
-        without_duplicates=(
-            _estimates(further[:1], [further[0].meter], data.units, seed) if made.clean else None
-        ),
-        calibrated=candidate.calibrate,
-        uncalibrated=_calibration(_estimates(own, before, data.units, seed)) if before else None,
-        naive=(
-            _estimates(torn, [one.meter for one in torn], data.unbound().units, seed)
-            if naive
-            else None
-        ),
-        fold_learned=tuple(one.fitted.learned for one in own if one.fitted.learned),
-        notes=(
-            *dict.fromkeys(note for one in own for note in one.fitted.notes),
-            *_undefined([one.meter for one in own]),
-        ),
-    )
-
-
-def _undefined(meters: Sequence[Meter]) -> list[str]:
-    """Say which metrics some parts have and others don't."""
-    by_part = [set(meter()) for meter in meters]
-    lacking = sorted({name for found in by_part for other in by_part for name in found - other})
-    return [
-        f"no {METRICS[name]}: {sum(name not in found for found in by_part)} of {len(by_part)} "
-        "test parts hold one class only."
-        for name in lacking
-    ]
-
-
-def _estimates(
-    scored: Sequence[_Scored], meters: Sequence[Meter], units: Int, seed: int
-) -> dict[str, Estimate]:
-    parts = [one.part for one in scored]
-    return estimates(meters, [units[p.test] for p in parts], ratio=ratio_of(parts), seed=seed)
-
-
-def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:
-    return {name: found[name] for name in CALIBRATION if name in found}
-
-
-def most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the parameters that most folds chose, the first of equal ones."""
-    keys = [json.dumps(params, sort_keys=True, default=repr) for params in chosen]
-    return chosen[keys.index(Counter(keys).most_common(1)[0][0])]
-
-
-def _stacked(parts: Sequence[Array | None]) -> Array | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None

@@ -12,6 +12,7 @@ from featbank.evaluation.fitting import Candidate, Fitted, watched
 from featbank.evaluation.plan import Fold
 from featbank.heads.arrays import choose_on, fit_on
 from featbank.heads.streaming import Blocks, fit_streamed
+from featbank.heads.sweep import takes_views
 from featbank.heads.weights import by_step
 
 __all__ = ["fit_elsewhere"]
@@ -40,6 +41,11 @@ def fit_elsewhere(
         raise HeadError(
             f"calibration and a threshold can't be learned {where}; leave them out: logreg and mlp "
             "have probabilities of their own."
+        )
+    if takes_views(candidate.estimator):
+        raise HeadError(
+            f"decisions about views can't be averaged {where}; average their features (--combine "
+            "features)."
         )
     start = time.perf_counter()
     estimator = clone(candidate.estimator)

@@ -13,6 +13,7 @@ from featbank.backbones import graph
 from featbank.backbones.graph import Graph
 from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.request import Request
+from featbank.backbones.views import plain
 from featbank.errors import BackboneError
 from featbank.extraction.messages import Loader, Network
 
@@ -127,7 +128,8 @@ def fastest(loader: Loader, columns: Sequence[Column], *, device: str, make: boo
         return loader
     if "torch" in (recipe.runtime, told) or not graph.available():
         return loader
-    key = recipe.fingerprint, tuple(columns)
+    columns = plain(columns)  # a graph runs once a view
+    key = recipe.fingerprint, columns
     try:
         found = _graphs.get(key)
         if found is None or not os.path.exists(found.path):

@@ -35,6 +35,7 @@ TRUSTED_TYPES = (
     "featbank.heads.adjusted.AdjustedHead",
     "featbank.heads.mlp.MLPHead",
     "featbank.heads.multilabel.OneVsRestHead",
+    "featbank.heads.views.ViewsHead",
     "sklearn.calibration.CalibratedClassifierCV",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",

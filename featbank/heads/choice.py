@@ -1,4 +1,4 @@
-"""Layer choice: a head that also chooses which block of columns it takes."""
+"""Choices: heads that also choose a block of columns, or that take several views of an image."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYER", "LayerChoice"]
+__all__ = ["COMBINATIONS", "DECIDING", "LAYER", "LayerChoice", "ViewChoice"]
 
 LAYER = "columns__layer"
 """The parameter that takes a block."""
+
+DECIDING = ("decisions", "train")
+"""How a head combines views: decisions averaged; all of them learned from too."""
+
+COMBINATIONS = ("features", *DECIDING)
+"""How views are combined: features averaged, before the head; or by the head."""
 
 
 @dataclass(frozen=True)
@@ -31,3 +37,19 @@ class LayerChoice:
     head: Any
     blocks: Mapping[str, tuple[int, int]]
     tune: bool = True
+
+
+@dataclass(frozen=True)
+class ViewChoice:
+    """A head that takes all views of an image side by side; see `featbank.heads.views.ViewsHead`.
+
+    Attributes
+    ----------
+    head : str, estimator or LayerChoice
+    views : int
+    combine : {"decisions", "train"}
+    """
+
+    head: Any
+    views: int
+    combine: str

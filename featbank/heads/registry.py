@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.errors import HeadError, MissingDependency, UnknownHead, nearest
-from featbank.heads.choice import LAYER, LayerChoice
+from featbank.heads.choice import LAYER, LayerChoice, ViewChoice
 
 __all__ = ["grid", "head_name", "list_heads", "make_head"]
 
@@ -113,7 +113,7 @@ def head_name(head: object) -> str:
 
     A pipeline bears the name of its last step's class.
     """
-    if isinstance(head, LayerChoice):
+    while isinstance(head, LayerChoice | ViewChoice):
         head = head.head
     if isinstance(head, str):
         return head
@@ -164,6 +164,11 @@ def make_head(head: Any, *, random_state: int | None = None, **params: Any) -> A
     from sklearn.base import clone
     from sklearn.pipeline import make_pipeline
 
+    if isinstance(head, ViewChoice):
+        from featbank.heads.views import with_views
+
+        made = make_head(head.head, random_state=random_state, **params)
+        return with_views(made, head.views, head.combine)
     if isinstance(head, LayerChoice):
         from featbank.heads.columns import with_choice
 
@@ -206,6 +211,8 @@ def grid(head: Any, *, n_samples: int | None = None) -> Grid:
     >>> grid("knn", n_samples=7)
     {'kneighborsclassifier__n_neighbors': [1, 3, 5]}
     """
+    if isinstance(head, ViewChoice):
+        return grid(head.head, n_samples=n_samples)
     if isinstance(head, LayerChoice):
         own = grid(head.head, n_samples=n_samples) if head.tune else {}
         return {LAYER: list(head.blocks), **own}

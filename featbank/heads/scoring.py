@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer
 from sklearn.utils.metaestimators import available_if
 
-__all__ = ["Answers", "scorer"]
+__all__ = ["Answers", "OverViews", "scorer"]
 
 Array = npt.NDArray[Any]
 
@@ -71,6 +72,56 @@ class Answers(ClassifierMixin, BaseEstimator):
         return cls(classes, codes, decision, probability and (lambda: probability(decision)))
 
 
+@dataclass(frozen=True)
+class OverViews:
+    """A metric of images, of whose views there are answers one behind the other.
+
+    Attributes
+    ----------
+    scoring : str, callable or None
+        As in scikit-learn; None is accuracy.
+    views : int
+    """
+
+    scoring: Any
+    views: int
+
+    def averaged(self, answers: Answers) -> Answers:
+        """Return one answer an image, from the mean of its views.
+
+        That is of probabilities, else of decisions, else of votes.
+        """
+        classes = answers.classes_
+        if answers.probability is not None:
+            mean = mean_of_views(answers.probability(), self.views)
+            return Answers(classes, mean.argmax(axis=1), None, lambda: mean)
+        if answers.decision is not None and answers.decision.shape[1:] in ((), (len(classes),)):
+            return Answers.by(classes, mean_of_views(answers.decision, self.views))
+        votes = np.eye(len(classes))[answers.codes]
+        return Answers(classes, mean_of_views(votes, self.views).argmax(axis=1), None)
+
+    def __call__(self, estimator: Any, X: Array, y: Array) -> float:
+        """Score an estimator as scikit-learn's search does."""
+        probability = None
+        if hasattr(estimator, "predict_proba"):
+            found = estimator.predict_proba(X)
+            probability = lambda: found  # noqa: E731
+        decision = None
+        if probability is None and hasattr(estimator, "decision_function"):
+            decision = estimator.decision_function(X)
+        classes = estimator.classes_
+        codes = np.searchsorted(classes, estimator.predict(X))
+        answers = self.averaged(Answers(classes, codes, decision, probability))
+        own, _ = scorer(self.scoring, y[:: self.views])
+        return own(answers, np.arange(len(y) // self.views))
+
+
+def mean_of_views(values: Array, views: int) -> Array:
+    """Return the mean over each `views` rows, shape (n / views, ...)."""
+    mean: Array = values.reshape(-1, views, *values.shape[1:]).mean(axis=1)
+    return mean
+
+
 def scorer(scoring: Any, y: Array) -> tuple[Callable[[Answers, Array], float], bool]:
     """Return the score of answers about some of the rows, and whether it can't be above 1.
 
@@ -81,6 +132,10 @@ def scorer(scoring: Any, y: Array) -> tuple[Callable[[Answers, Array], float], b
     y : ndarray of shape (n,)
         Labels of all rows.
     """
+    if isinstance(scoring, OverViews):
+        own, bounded = scorer(scoring.scoring, y)
+        views = scoring.views
+        return lambda answers, rows: own(scoring.averaged(answers), rows[::views]), bounded
     if scoring is None or scoring == "accuracy":
         return lambda answers, rows: float(np.mean(answers.predict(None) == y[rows])), True
     score = get_scorer(scoring) if isinstance(scoring, str) else scoring

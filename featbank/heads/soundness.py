@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from featbank.heads.choice import DECIDING
+
 __all__ = ["complaint", "is_sound_svc"]
 
 _MAX_ESTIMATORS = 1000  # a calibrated head has some tens
 _MAX_VISITS = 100_000
 _MAX_DEPTH = 50
+_PIPELINES = ("Pipeline", "ViewsHead")
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")  # "precomputed" indexes rows by `support_`
 
 
@@ -74,13 +77,15 @@ def _is_sound(part: Any) -> bool:
         if type(part).__name__ == "OneVsRestHead":
             return _is_sound_one_vs_rest(part)
         # A pipeline's are those of its last step, which is a part itself.
-        if hasattr(part, "classes_") and type(part).__name__ != "Pipeline":
+        if hasattr(part, "classes_") and type(part).__name__ not in _PIPELINES:
             classes = part.classes_
             # Sorted and distinct: predictions are found among them by bisection. No NaN is.
             if classes.ndim != 1 or not len(classes) or not (classes[1:] > classes[:-1]).all():
                 return False
             if classes.dtype.kind == "f" and not np.isfinite(classes).all():
                 return False
+        if type(part).__name__ == "ViewsHead":
+            return type(part.views) is int and part.views > 0 and part.combine in DECIDING
         if type(part).__name__ == "AdjustedHead":
             return _is_sound_adjustment(part)
         # Without its arrays it is not fitted, as what a calibrated head was cloned from.

@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from featbank.heads.choice import LAYER
 
-__all__ = ["COARSE", "Sweep", "Task", "as_task", "grid_search", "sweep"]
+__all__ = ["COARSE", "Sweep", "Task", "as_task", "grid_search", "sweep", "takes_views"]
 
 Array = npt.NDArray[Any]
 Fold = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
@@ -154,6 +154,10 @@ def sweep(
     HeadError
         The Gram matrices of an SVM would not fit in memory.
     """
+    if takes_views(estimator):
+        from featbank.heads.views import sweep_views
+
+        return sweep_views(estimator, values, X, y, folds, scoring=scoring, **fit_params)
     if LAYER in values:
         from featbank.heads.columns import sweep_blocks
 
@@ -202,6 +206,8 @@ def as_task(
     """Return the sweep as a task, or None where it isn't one for the paths of this module."""
     if len(values) != 1 or not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind != "f":
         return None
+    if takes_views(estimator):
+        return None
     steps = getattr(estimator, "steps", None) or [("", estimator)]
     scalers, (name, last) = steps[:-1], steps[-1]
     (key,) = values
@@ -249,6 +255,11 @@ def as_task(
         score=score,
         bounded=bounded,
     )
+
+
+def takes_views(estimator: Any) -> bool:
+    """Tell whether a head takes several views of an image: no plain pipeline, though it is one."""
+    return type(estimator).__name__ == "ViewsHead"
 
 
 _PLAIN: dict[str, tuple[str, dict[str, Any]]] = {

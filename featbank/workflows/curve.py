@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featbank.bank.bank import Bank
 from featbank.workflows.rows import check_jobs, select_rows
+from featbank.workflows.views import checked_combination, how_many, note_on_views, seeing
 
 if TYPE_CHECKING:
     from featbank.evaluation.curves import LearningCurve
@@ -21,6 +23,8 @@ def curve(
     *,
     recipe: str | None = None,
     layers: str | Sequence[str] | None = None,
+    views: str | None = None,
+    combine: str | None = None,
     source: str | Sequence[str] | None = None,
     label: str | None = None,
     positive: str | None = None,
@@ -46,7 +50,7 @@ def curve(
 
     Parameters
     ----------
-    bank, head, recipe, layers, source, label, positive, classes, exclude, split
+    bank, head, recipe, layers, views, combine, source, label, positive, classes, exclude, split
         As in `featbank.fit`.
     sizes, draws, uneven, metric, worth, cv, near_duplicates, tune, params, class_weight, scoring
         As in `featbank.learning_curve`.
@@ -73,6 +77,8 @@ def curve(
         bank,
         recipe=recipe,
         layers=layers,
+        views=views,
+        combine=combine,
         source=source,
         label=label,
         positive=positive,
@@ -81,10 +87,12 @@ def curve(
         split=split,
         random_state=random_state,
     )
-    return rows.score(
+    heads = head if isinstance(head, list | tuple) else [head]
+    n_views, combine = how_many(rows.selection, views), checked_combination(views, combine)
+    result = rows.score(
         learning_curve,
         rows.selection.X,
-        head,
+        [seeing(one, n_views, combine) for one in heads],
         sizes=sizes,
         draws=draws,
         uneven=uneven,
@@ -100,3 +108,5 @@ def curve(
         n_jobs=n_jobs,
         progress=progress,
     )
+    told = note_on_views(n_views, combine)
+    return dataclasses.replace(result, notes=(*told, *result.notes))

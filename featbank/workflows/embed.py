@@ -18,6 +18,7 @@ from featbank.backbones.recipe import Column, Recipe
 from featbank.bank import packed
 from featbank.bank.bank import Bank
 from featbank.bank.layered import check_target, extending
+from featbank.bank.reading import as_features
 from featbank.bank.rows import Rows
 from featbank.data.decode import unreadable
 from featbank.data.digests import read_file
@@ -67,6 +68,7 @@ def embed_paths(
     model: Model,
     columns: Sequence[Column],
     *,
+    averaged: int = 1,
     bank: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -79,6 +81,8 @@ def embed_paths(
     model : Model
     columns : sequence of Column
         Joined side by side.
+    averaged : int
+        So many views, one behind the other among the columns, are read as their mean.
     bank : path, optional
         Features are looked up there and added; its index stays as it is. Processes that would
         compute the same recipe at the same time wait for one another. A packed file is replaced by
@@ -124,7 +128,7 @@ def embed_paths(
         readable = np.ones(len(names), np.bool_)
         readable[list(failures)] = False
         return Embedded(
-            features=_gather(store, columns, digest[readable]),
+            features=_gather(store, columns, digest[readable], averaged),
             readable=readable,
             failures=failures,
             computed=computed,
@@ -301,12 +305,17 @@ def _lacking(
     return [row for row in np.flatnonzero(lacks).tolist() if row not in failures]
 
 
-def _gather(store: Store, columns: Sequence[Column], keys: Keys) -> npt.NDArray[Any]:
-    tables: list[Rows] = [store.rows(column) for column in columns]
+def _gather(
+    store: Store, columns: Sequence[Column], keys: Keys, averaged: int = 1
+) -> npt.NDArray[Any]:
     if not len(keys):
         return np.empty((0, 0), np.float32)
-    blocks = [table.read(table.find(keys)) for table in tables]
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+    def read(column: int) -> npt.NDArray[Any]:
+        table = store.rows(columns[column])
+        return table.read(table.find(keys))
+
+    return as_features(read, columns, averaged=averaged)
 
 
 def _as_image(image: Any, row: int, model: Model) -> Image.Image:

@@ -21,6 +21,7 @@ import numpy as np
 from featbank.backbones.device import check_device, likely_device
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
+from featbank.backbones.views import check_square, views_named
 from featbank.bank import packed
 from featbank.bank.bank import Bank
 from featbank.bank.layered import check_target, extending, look
@@ -120,12 +121,34 @@ class ExtractionResult:
         return self.computed / self.seconds if self.seconds else 0.0
 
 
-def parse_columns(layers: str | Sequence[str] | None, dtype: str = "float32") -> tuple[Column, ...]:
-    """Read ``--layers``: ``layer[:pooling]``, several separated by commas; stored as `dtype`."""
-    if layers is None:
-        return (Column(dtype=dtype),)
-    words = layers.split(",") if isinstance(layers, str) else list(layers)
-    columns = [Column.parse(word, dtype=dtype) for word in words if word.strip()]
+def parse_columns(
+    layers: str | Sequence[str] | None, dtype: str = "float32", *, views: str = "identity"
+) -> tuple[Column, ...]:
+    """Read ``--layers`` and ``--views``.
+
+    Parameters
+    ----------
+    layers : str, list of str, or None
+        ``layer[:pooling[:view[:dtype]]]``, several separated by commas; None is the penultimate.
+    dtype : str
+        How features are stored whose layer does not say.
+    views : {"identity", "flips", "d4"}
+        Which views there are of each layer that does not name one.
+
+    Examples
+    --------
+    >>> [column.name for column in parse_columns("stage1", views="flips")][:2]
+    ['stage1:avg:identity:float32', 'stage1:avg:hflip:float32']
+    """
+    several = views_named(views)
+    words = ["penultimate"] if layers is None else layers
+    words = words.split(",") if isinstance(words, str) else list(words)
+    columns = []
+    for word in words:
+        if word.strip():
+            column = Column.parse(word, dtype=dtype)
+            own = several if word.count(":") < 2 else (column.view,)
+            columns += [dataclasses.replace(column, view=view) for view in own]
     if not columns:
         raise BackboneError("no layer was named; leave --layers out for the penultimate one.")
     return tuple(dict.fromkeys(columns))
@@ -190,6 +213,7 @@ def extract(
     bank: str | os.PathLike[str] = "bank",
     *,
     layers: str | Sequence[str] | None = None,
+    views: str = "identity",
     dtype: str = "float32",
     weights: str = "DEFAULT",
     workers: int | None = None,
@@ -216,6 +240,10 @@ def extract(
         one's place in one step.
     layers : str or list of str, optional
         ``layer[:pooling]``; the default is the input of the final classifier.
+    views : {"identity", "flips", "d4"}
+        How the network's input is turned, exactly: "flips" is as it is, mirrored horizontally,
+        vertically, and both; "d4" adds the four with a quarter turn, which need a square input.
+        Each costs a forward pass and is kept as columns of its own; decoding is done once.
     dtype : {"float32", "float16"}
         As features are stored. float16 halves the bank, at a relative error of 2e-4.
     weights : str
@@ -256,7 +284,7 @@ def extract(
         bank,
         open_sources(source, **options),
         open_model(model, **words),
-        parse_columns(layers, dtype),
+        parse_columns(layers, dtype, views=views),
         settings=run_settings(
             workers=workers,
             device=device,
@@ -332,6 +360,7 @@ def extract_to(
             "features of a module are kept in a bank only if it has a version: "
             "from_module(..., version='1')."
         )
+    check_square(columns, model.preprocess)
     words = (sources, recipe, columns, retry_failed, paranoid)
 
     def carry_out(work: _Work, target: Bank) -> ExtractionResult:

@@ -18,6 +18,7 @@ from featbank.workflows.layers import layers_to_choose
 from featbank.workflows.predictions import check_table, write_predictions
 from featbank.workflows.room import select_fitting
 from featbank.workflows.rows import ChosenRows, check_jobs, chosen_rows, layer_words
+from featbank.workflows.views import checked_combination, how_many, note_on_views, seeing
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import EvaluationResult, HeadResult
@@ -32,6 +33,8 @@ def fit(
     recipe: str | None = None,
     layers: str | Sequence[str] | None = None,
     choose_layer: bool = False,
+    views: str | None = None,
+    combine: str | None = None,
     source: str | Sequence[str] | None = None,
     label: str | None = None,
     positive: str | None = None,
@@ -72,6 +75,14 @@ def fit(
         Choose one of the layers inside each fold, among the settings of the head, instead of
         joining them; among all layers of the recipe where none are named. The classifier takes the
         chosen one alone.
+    views : {"identity", "flips", "d4", "all"}, optional
+        Which views of each layer, of those that were extracted (`featbank.extract`, ``views``);
+        by default images as they are.
+    combine : {"features", "decisions", "train"}, default="features"
+        How views are combined. "features": the mean of their features is what is learned from and
+        scored. "decisions": heads learn from images as they are; their probabilities, or decisions
+        where they have none, are averaged over views. "train": heads learn from all views, and
+        decisions are averaged. All views of an image are on the same side of every fold.
     label : str, optional
         Column of the source's table that is the label.
     positive : str, optional
@@ -123,6 +134,12 @@ def fit(
         check_table(predictions)
     column = label_column(label, positive)
     words = layer_words(layers)
+    combine = checked_combination(views, combine)
+    if multilabel and combine != "features":
+        raise EvaluationError(
+            f"views are combined by {combine!r} for one label an image; leave multilabel out, or "
+            "combine features."
+        )
     if choose_layer:
         if multilabel:
             raise EvaluationError("choose_layer takes one label an image; leave multilabel out.")
@@ -138,11 +155,14 @@ def fit(
         n_jobs=n_jobs,
         recipe=recipe,
         layer=words,
+        views=views,
+        combine=combine,
         source=source,
         label=column,
         further=[] if sample_weight is None else [sample_weight],
     )
     chosen = room.selection
+    seen = _Seen(how_many(chosen, views), combine)
     rows = chosen_rows(
         chosen,
         column=column,
@@ -172,7 +192,7 @@ def fit(
     result = rows.score(
         cross_validate,
         chosen.X,
-        heads,
+        [seeing(one, seen.views, combine) for one in heads],
         cv=cv,
         repeats=repeats,
         show_leak=show_leak,
@@ -180,14 +200,15 @@ def fit(
         progress=progress,
         **options,
     )
-    result = dataclasses.replace(result, notes=(*room.notes, *result.notes))
+    told = note_on_views(seen.views, combine)
+    result = dataclasses.replace(result, notes=(*told, *room.notes, *result.notes))
     if predictions is not None:
         write_predictions(predictions, result, chosen.paths)
     if out is None:
         return result
     options["near_duplicates"] = result.near_duplicates  # found once
     saved = [
-        _save(rows, one, scored, result, target, options)
+        _save(rows, one, seen, scored, result, target, options)
         for one, scored, target in zip(heads, result.heads, targets, strict=True)
     ]
     return dataclasses.replace(result, heads=tuple(saved))
@@ -216,9 +237,18 @@ def _targets(heads: Sequence[Any], out: str | os.PathLike[str] | None) -> list[s
     return targets
 
 
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """How many views there are of an image, and how they are combined."""
+
+    views: int
+    combine: str
+
+
 def _save(
     rows: ChosenRows,
     head: Any,
+    seen: _Seen,
     scored: HeadResult,
     result: EvaluationResult,
     target: str,
@@ -231,26 +261,32 @@ def _save(
     chosen, labels = rows.selection, rows.y
     if isinstance(result, LabelResult):
         labels = [None if own is None else own & set(result.classes) for own in labels]
-    final = fit_final(chosen.X, labels, head, **rows.bound, **options)
+    own = seeing(head, seen.views, seen.combine)
+    final = fit_final(chosen.X, labels, own, **rows.bound, **options)
     best_params, columns = final.best_params, chosen.columns
     if isinstance(head, LayerChoice):  # once more, on the chosen layer alone
         settings = dict(best_params)
         layer = settings.pop(LAYER, next(iter(head.blocks)))
-        columns = (columns[list(head.blocks).index(layer)],)
+        columns = columns[list(head.blocks).index(layer) :: len(head.blocks)]
         fixed = {**options, "tune": False, "params": {**(options["params"] or {}), **settings}}
-        block = chosen.X[:, slice(*head.blocks[layer])]
-        final = fit_final(block, labels, head.head, **rows.bound, **fixed)
+        side_by_side = 1 if seen.combine == "features" else seen.views
+        X = chosen.X.reshape(len(chosen.X), side_by_side, -1)
+        block = X[:, :, slice(*head.blocks[layer])].reshape(len(X), -1)
+        own = seeing(head.head, seen.views, seen.combine)
+        final = fit_final(block, labels, own, **rows.bound, **fixed)
     classifier = Classifier(
         recipe=chosen.recipe,
         request=chosen.request,
         columns=columns,
         classes=final.classes,
+        averaged=seen.views if seen.combine == "features" else 1,
         head=final.estimator,
         head_name=scored.head,
         provenance={
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "images": len(final.rows),
             "protocol": result.protocol,
+            **({"views": seen.views, "combine": seen.combine} if seen.views > 1 else {}),
             "scores": {name: estimate.to_dict() for name, estimate in scored.metrics.items()},
             "best_params": dataclasses.replace(scored, best_params=best_params).to_dict()[
                 "best_params"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from featbank.backbones.recipe import Column
@@ -10,7 +11,17 @@ from featbank.bank.recipes import KnownRecipe
 from featbank.bank.selection import choose_columns, choose_recipe
 from featbank.errors import EvaluationError
 
-__all__ = ["layers_to_choose", "names_of"]
+__all__ = ["as_they_are", "layers_to_choose", "names_of"]
+
+
+def as_they_are(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns without those of turned images, of which there are others unturned."""
+    there = set(columns)
+    return [
+        column
+        for column in columns
+        if column.view == "identity" or dataclasses.replace(column, view="identity") not in there
+    ]
 
 
 def names_of(found: Sequence[tuple[KnownRecipe, Column]]) -> list[str]:
@@ -54,6 +65,8 @@ def layers_to_choose(
     columns = list(bank.columns(known.fingerprint))
     if layers is not None:
         columns = [choose_columns(columns, word, None)[0] for word in dict.fromkeys(layers)]
+    else:
+        columns = as_they_are(columns)
     if len(columns) < 2:
         raise EvaluationError(
             f"there is one layer, {columns[0].name}, and nothing to choose from; name several with "

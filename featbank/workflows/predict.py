@@ -1,26 +1,31 @@
-"""Predict: a saved classifier on new images."""
+"""Predict: a saved classifier, on features or fine-tuned, on new images."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featbank.backbones.recipe import Recipe
+from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.request import Request
 from featbank.data.sources import find_images
-from featbank.errors import ClassifierError, WeightsMismatch
+from featbank.durable import write_file
+from featbank.errors import ClassifierError, WeightsMismatch, readable
 from featbank.extraction.run import Settings
 from featbank.workflows.embed import embed_paths
 from featbank.workflows.extract import Model, open_model
+from featbank.workflows.predictions import check_table
 
 if TYPE_CHECKING:
     from featbank.backbones.module import ModuleBackbone
     from featbank.classifier import Classifier, Prediction
+    from featbank.finetuning.tuned import TunedClassifier
 
-__all__ = ["ImagePrediction", "PredictionResult", "predict"]
+__all__ = ["ImagePrediction", "PredictionResult", "load_classifier", "predict"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class PredictionResult:
 
     predictions: tuple[ImagePrediction, ...]
     failed: tuple[tuple[str, str], ...]
-    classifier: Classifier
+    classifier: Classifier | TunedClassifier
     computed: int
     reused: int
 
@@ -63,9 +68,58 @@ class PredictionResult:
             "failed": [{"path": path, "reason": reason} for path, reason in self.failed],
         }
 
+    def csv(self, *, probabilities: bool = False) -> str:
+        """Return a table with a header: file_name, id, and with `probabilities` one a class.
+
+        Names are without folders, unless two images would then bear the same. With
+        `probabilities`, `top` of the prediction must have been the number of classes.
+        """
+        classes = self.classifier.classes if probabilities else ()
+        names = [os.path.basename(one.path) for one in self.predictions]
+        if len(set(names)) < len(names):
+            names = [one.path for one in self.predictions]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file_name", "id", *classes])
+        for name, one in zip(names, self.predictions, strict=True):
+            label = one.label if one.labels is None else ";".join(one.labels)
+            of = {guess.label: guess.probability for guess in one.top}
+            told = [f"{of[name]:.6f}" for name in classes]
+            writer.writerow([readable(name), readable(label), *told])
+        return text.getvalue()
+
+    def write_csv(self, path: str | os.PathLike[str], *, probabilities: bool = False) -> None:
+        """Write what `csv` returns, in UTF-8, whole or not at all.
+
+        Raises
+        ------
+        DataError
+            There is no place for the table.
+        """
+        check_table(path)
+        write_file(os.fspath(path), self.csv(probabilities=probabilities).encode())
+
+
+def load_classifier(
+    path: str | os.PathLike[str], *, trust: Iterable[str] = ()
+) -> Classifier | TunedClassifier:
+    """Read a classifier to predict with: one on features, or by ``.safetensors`` a tuned one.
+
+    Raises
+    ------
+    ClassifierError, UntrustedTypeError
+    """
+    if os.fspath(path).lower().endswith(".safetensors"):
+        from featbank.finetuning.tuned import TunedClassifier
+
+        return TunedClassifier.load(path)
+    from featbank.classifier import Classifier
+
+    return Classifier.load(path, trust=trust, plain=True)
+
 
 def predict(
-    classifier: Classifier | str | os.PathLike[str],
+    classifier: Classifier | TunedClassifier | str | os.PathLike[str],
     images: Any,
     *,
     top: int = 5,
@@ -80,7 +134,7 @@ def predict(
 
     Parameters
     ----------
-    classifier : Classifier or path
+    classifier : Classifier, TunedClassifier or path
     images : path or sequence of paths
         Files, and folders whose images are all taken.
     top : int
@@ -111,16 +165,24 @@ def predict(
     SourceNotFound
         A file or folder that was named is not there.
     """
-    from featbank.classifier import Classifier
+    from featbank.finetuning.tuned import TunedClassifier
 
-    if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier, trust=trust, plain=True)
+    if isinstance(classifier, str | os.PathLike):
+        classifier = load_classifier(classifier, trust=trust)
     one = isinstance(images, str | bytes | os.PathLike)
     paths = find_images([images] if one else images)
+    if isinstance(classifier, TunedClassifier):
+        if weights is not None or model is not None or bank is not None:
+            raise ClassifierError(
+                "a fine-tuned classifier brings its own network, whose answers are kept in no "
+                "bank; leave weights, model and bank out."
+            )
+        return _predict_tuned(classifier, paths, top, settings, progress)
     embedded = embed_paths(
         paths,
         classifier_model(classifier, weights=weights, model=model),
         classifier.columns,
+        averaged=classifier.averaged,
         bank=bank,
         settings=settings,
         progress=progress,
@@ -137,6 +199,47 @@ def predict(
         predictions=tuple(
             ImagePrediction(name, tuple(best), own)
             for name, best, own in zip(readable, found, labels, strict=True)
+        ),
+        failed=tuple((names[row], reason) for row, reason in sorted(embedded.failures.items())),
+        classifier=classifier,
+        computed=embedded.computed,
+        reused=embedded.reused,
+    )
+
+
+def _predict_tuned(
+    classifier: TunedClassifier,
+    paths: Sequence[bytes],
+    top: int,
+    settings: Settings | None,
+    progress: Callable[[int, int], None] | None,
+) -> PredictionResult:
+    """Run a whole network as an extraction of its logits: guarded, and no image ends the run."""
+    from featbank.backbones.module import from_module
+    from featbank.data.decode import DecodePolicy
+    from featbank.finetuning.tuned import top_predictions
+    from featbank.heads.plain import softmax
+
+    network = classifier.network()
+    backbone = from_module(
+        network.module,
+        transform=classifier.preprocess,
+        version=classifier.digest,
+        name=network.name,
+        decode=DecodePolicy.from_dict(classifier.preprocess.decoder),
+    )
+    columns = [Column(classifier.head_path)]
+    embedded = embed_paths(
+        paths, open_model(backbone), columns, settings=settings, progress=progress
+    )
+    names = [os.fsdecode(path) for path in paths]
+    readable = [name for name, ok in zip(names, embedded.readable, strict=True) if ok]
+    found: Sequence[Sequence[Prediction]] = []
+    if readable:
+        found = top_predictions(softmax(embedded.features), classifier.classes, top)
+    return PredictionResult(
+        predictions=tuple(
+            ImagePrediction(name, tuple(best)) for name, best in zip(readable, found, strict=True)
         ),
         failed=tuple((names[row], reason) for row, reason in sorted(embedded.failures.items())),
         classifier=classifier,

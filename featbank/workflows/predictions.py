@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank.durable import write_file
-from featbank.errors import DataError
+from featbank.errors import DataError, readable
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import EvaluationResult, HeadResult
@@ -56,7 +56,7 @@ def write_predictions(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ("path", "head", "fold", "repeat", "label", "predicted", "values")
-    writer.writerow([*head, *map(_readable, result.classes)])
+    writer.writerow([*head, *map(readable, result.classes)])
     for one in result.heads:
         writer.writerows(_rows(one, result, paths))
     write_file(os.fspath(path), text.getvalue().encode())
@@ -64,7 +64,7 @@ def write_predictions(
 
 def _rows(head: HeadResult, result: EvaluationResult, paths: Sequence[str]) -> Iterator[list[Any]]:
     told = head.predictions
-    classes = [_readable(name) for name in result.classes]
+    classes = [readable(name) for name in result.classes]
     values, kind = told.probability, "probability"
     if values is None:
         values, kind = told.scores, "score" if told.scores is not None else ""
@@ -73,7 +73,7 @@ def _rows(head: HeadResult, result: EvaluationResult, paths: Sequence[str]) -> I
         repeat, fold = divmod(int(told.fold[i]), in_repeat)
         words = (_words(codes[i], classes) for codes in (told.y_true, told.y_pred))
         cells = [""] * len(classes) if values is None else [f"{v:.6g}" for v in values[i]]
-        place = [_readable(paths[row]), head.head, fold + 1, repeat + 1]
+        place = [readable(paths[row]), head.head, fold + 1, repeat + 1]
         yield [*place, *words, kind, *cells]
 
 
@@ -82,7 +82,3 @@ def _words(code: Any, classes: Sequence[str]) -> str:
     if np.ndim(code):
         return ";".join(classes[k] for k in np.flatnonzero(code).tolist())
     return classes[int(code)]
-
-
-def _readable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -12,8 +12,10 @@ from featbank.bank.selection import Selection
 from featbank.data.splits import make_split
 from featbank.errors import DataError, EvaluationError
 from featbank.workflows.labels import SEPARATOR, chosen_labels, label_column
+from featbank.workflows.views import checked_combination
 
 if TYPE_CHECKING:
+    from featbank.evaluation.advice import Advice
     from featbank.evaluation.curves import LearningCurve
     from featbank.evaluation.protocols import ProtocolResult
     from featbank.evaluation.ranking import Ranking
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChosenRows", "check_jobs", "chosen_rows", "layer_words", "select_rows"]
 
-Result = TypeVar("Result", bound="EvaluationResult | LearningCurve | ProtocolResult | Ranking")
+Result = TypeVar(
+    "Result", bound="Advice | EvaluationResult | LearningCurve | ProtocolResult | Ranking"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,8 @@ def select_rows(
     source: str | Sequence[str] | None,
     label: str | None,
     positive: str | None,
+    views: str | None = None,
+    combine: str | None = None,
     **words: Any,
 ) -> ChosenRows:
     """Read features and choose labels and splits as `featbank.fit` says.
@@ -99,14 +105,21 @@ def select_rows(
     Parameters
     ----------
     bank : Bank or path
-    recipe, layers, source, label, positive
+    recipe, layers, source, label, positive, views, combine
         As in `featbank.fit`.
     **words
         The other words of `chosen_rows`.
     """
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     column = label_column(label, positive)
-    selection = bank.select(recipe, layer_words(layers), source=source, label=column)
+    selection = bank.select(
+        recipe,
+        layer_words(layers),
+        views=views,
+        combine=checked_combination(views, combine),
+        source=source,
+        label=column,
+    )
     return chosen_rows(selection, column=column, positive=positive, **words)
 
 

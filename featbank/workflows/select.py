@@ -15,8 +15,9 @@ from featbank.bank.recipes import KnownRecipe
 from featbank.bank.selection import Located, choose_recipe
 from featbank.errors import FeatbankError, FeaturesMissing
 from featbank.workflows.labels import label_column
-from featbank.workflows.layers import names_of
+from featbank.workflows.layers import as_they_are, names_of
 from featbank.workflows.rows import check_jobs, chosen_rows, layer_words
+from featbank.workflows.views import checked_combination
 
 if TYPE_CHECKING:
     from featbank.evaluation.ranking import Ranking
@@ -32,6 +33,7 @@ def select(
     *,
     recipe: str | None = None,
     layers: str | Sequence[str] | None = None,
+    views: str | None = None,
     join: str | Sequence[str | Sequence[str]] = (),
     cost: bool = False,
     source: str | Sequence[str] | None = None,
@@ -56,6 +58,8 @@ def select(
         What ranks; it isn't tuned.
     recipe, layers : optional
         Only this backbone; only these layers.
+    views : {"identity", "flips", "d4", "all"}, optional
+        Rank each layer by the mean of these views; see `featbank.fit`.
     join : "all", or sequence of "all" and sequences of str
         Joins to rank besides: all features that there are in one, or these, by the names that the
         ranking gives them. Each comes in three forms; see `featbank.rank_features`.
@@ -85,7 +89,8 @@ def select(
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     column = label_column(label, positive)
     with bank.using():
-        blocks, notes = _blocks(bank, recipe, layer_words(layers), source, column)
+        checked_combination(views, None)
+        blocks, notes = _blocks(bank, recipe, layer_words(layers), views, source, column)
         rows = chosen_rows(
             next(iter(blocks.located.values())).selection,
             column=column,
@@ -135,6 +140,7 @@ def _blocks(
     bank: Bank,
     recipe: str | None,
     layers: Sequence[str] | None,
+    views: str | None,
     source: str | Sequence[str] | None,
     label: str | None,
 ) -> tuple[_Blocks, list[str]]:
@@ -143,9 +149,14 @@ def _blocks(
     if recipe is not None:
         known_recipes = [choose_recipe(known_recipes, recipe, lambda known: True)]
     there = [(known, c) for known in known_recipes for c in bank.columns(known.fingerprint)]
+    own = [
+        (known, c)
+        for known in known_recipes
+        for c in as_they_are(list(bank.columns(known.fingerprint)))
+    ]
     if not there:
         raise FeaturesMissing(f"{bank.path} has no features yet; run `featbank extract`.")
-    wanted = [pair for pair in there if layers is None or _is_named(pair[1], layers)]
+    wanted = own if layers is None else [pair for pair in there if _is_named(pair, own, layers)]
     if not wanted:
         raise FeaturesMissing(
             f"the bank has no layer {', '.join(layers or ())}; it has "
@@ -155,7 +166,9 @@ def _blocks(
     notes = []
     for known, column in wanted:
         try:
-            located = bank.locate(known.recipe, column.name, source=source, label=label)
+            located = bank.locate(
+                known.recipe, column.name, views=views, source=source, label=label
+            )
             found.append((known, column, located))
         except FeaturesMissing as error:
             notes.append(f"left out: {error}")
@@ -165,9 +178,17 @@ def _blocks(
     return _Blocks(dict(zip(names, (one[2] for one in found), strict=True))), notes
 
 
-def _is_named(column: Column, layers: Sequence[str]) -> bool:
-    parts = column.name.split(":")
-    return any(parts[: word.count(":") + 1] == word.split(":") for word in layers)
+def _is_named(
+    pair: tuple[KnownRecipe, Column],
+    own: Sequence[tuple[KnownRecipe, Column]],
+    layers: Sequence[str],
+) -> bool:
+    """Tell whether a word means a column; turned images must be named as such."""
+    parts = pair[1].name.split(":")
+    return any(
+        parts[: word.count(":") + 1] == word.split(":") and (word.count(":") > 1 or pair in own)
+        for word in layers
+    )
 
 
 def _costs(blocks: _Blocks) -> tuple[dict[str, float], list[str]]:
@@ -184,5 +205,5 @@ def _costs(blocks: _Blocks) -> tuple[dict[str, float], list[str]]:
         except FeatbankError as error:
             notes.append(f"no cost of {slug}: {error}")
             continue
-        costs |= {name: taken[column] for name, column in columns.items()}
+        costs |= {name: own[name].averaged * taken[column] for name, column in columns.items()}
     return costs, notes

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.backbones.recipe import Column, Recipe
+from featbank.backbones.views import check_square
 from featbank.bank.layered import look
 from featbank.bank.rows import Rows
 from featbank.data.decode import DecodeLimits, read_bytes
@@ -94,6 +95,7 @@ def status(
     of the bank has their size, or if the bank has features of images that it has not indexed: a
     renamed, copied or merely touched file costs nothing later.
     """
+    check_square(columns, model.preprocess)
     limits = limits or DecodeLimits()
     target = look(bank)
     assert model.recipe is not None

@@ -24,7 +24,10 @@ from tests.tiny import make_images
 
 pytest.importorskip("openvino")
 
-COLUMNS = (Column(), Column("stage2", "max"), Column("stage3", "gem", dtype="float16"))
+COLUMNS = (
+    *(Column(), Column("stage2", "max"), Column("stage2", "cov")),
+    Column("stage3", "gem", dtype="float16"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -332,3 +335,19 @@ def test_the_json_beside_it_says_how_exact_it_is(backbone, own_cache):
     told = json.loads(said(own_cache).read_text())
     assert 0 <= told["error"] <= graph.TOLERANCE["float32"]
     assert told["versions"]["torch"]
+
+
+def test_one_graph_gives_all_views(backbone, own_cache):
+    views = [Column(view=view) for view in ("hflip", "identity", "rot90")]
+    loader = RequestLoader(Request("shufflenet_v2_x0_5", weights="none", input_size=64),
+                           backbone.recipe)  # fmt: skip
+
+    found = fastest(loader, views, device="cpu")
+
+    assert isinstance(found, GraphLoader)
+    assert fastest(loader, [Column(view="vflip")], device="cpu") == found
+    assert found.graph.columns == (Column(),)
+    expected, got = backbone.run(pixels(2), views), found.graph.run(pixels(2), views)
+    for column in views:
+        np.testing.assert_allclose(got[column], expected[column], rtol=1e-3, atol=1e-5)
+    assert not np.allclose(got[views[0]], got[views[1]], rtol=1e-3)

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from featbank.backbones.covariance import triangle
 from featbank.backbones.pooling import Layout, pool
 from featbank.errors import BackboneError
 
@@ -64,6 +66,27 @@ def test_tokens_leave_out_the_class_token_where_the_network_has_one():
         pooled(tokens, "cls", Layout(patches=17, prefix=0))
 
 
+def test_covariances_are_numpys_wherever_the_channels_are():
+    first = 3 + random(2, 5, 4, 4)
+    at, weights = triangle(5)
+    expected = [
+        np.cov(one.flatten(1).double().numpy(), bias=True).ravel()[at] * weights for one in first
+    ]
+    for output in (first, first.permute(0, 2, 3, 1)):
+        np.testing.assert_allclose(pooled(output, "cov"), expected, rtol=1e-5, atol=1e-6)
+
+    tokens = random(2, 17, 6)
+    vit = Layout(patches=16, prefix=1)
+    np.testing.assert_array_equal(pooled(tokens, "cov", vit), pooled(tokens[:, 1:], "cov", vit))
+
+
+def test_covariances_are_float32_within_lower_precision():
+    output = random(2, 5, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pooled(output, "cov")
+    torch.testing.assert_close(found, pooled(output, "cov"), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "gem", "flatten", "none"])
 def test_a_vector_stays_as_it_is(pooling):
     vector = random(2, 6)
@@ -77,6 +100,9 @@ def test_a_vector_stays_as_it_is(pooling):
         ((2, 5, 4, 4), "cls", "without a class token"),
         ((2, 5, 3, 4), "avg", "no map of the image"),
         ((2, 2, 5, 4, 4), "avg", "neither a map nor a sequence"),
+        ((2, 5, 1, 1), "cov", "layer x has 1 position an image"),
+        ((2, 6), "cov", "layer x has 1 position an image, .* choose an earlier layer"),
+        ((2, 513, 2, 2), "cov", "513 channels, .* 131,841 numbers an image; .* at most 512"),
         ((6, 5), "avg", "not one row an image"),
         ((2,), "avg", "not one row an image"),
     ],

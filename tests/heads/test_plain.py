@@ -10,7 +10,7 @@ from featbank.heads import list_heads, make_head
 from featbank.heads.adjusted import AdjustedHead
 from featbank.heads.archive import dump_head, load_head
 from featbank.heads.outputs import outputs
-from featbank.heads.plain import PlainHead
+from featbank.heads.plain import PlainHead, softmax
 
 PLAIN = ("lda", "linear-svm", "logreg", "mlp", "ridge", "svm")
 RANDOM = np.random.default_rng(0)
@@ -136,3 +136,7 @@ def test_a_plain_head_leaves_the_rows_as_they_are(name):
     rows = NEW.copy()
     outputs(read(fitted(name, LABELS["four"])), rows)
     np.testing.assert_array_equal(rows, NEW)
+
+
+def test_softmax_knows_large_logits():
+    np.testing.assert_allclose(softmax(np.array([[1000.0, 0.0], [3.0, 3.0]])), [[1, 0], [0.5, 0.5]])

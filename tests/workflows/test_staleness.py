@@ -21,7 +21,6 @@ from featbank.backbones import Column
 from featbank.backbones.recipe import EXTRACTION_VERSION, Preprocess, Recipe, canonical_json
 from featbank.data import index
 from featbank.data.decode import DecodePolicy
-from featbank.errors import BackboneError
 from featbank.extraction.run import Settings
 from featbank.workflows import extract as workflow
 from featbank.workflows.extract import ExtractionResult, Model, extract_to, open_model
@@ -59,8 +58,8 @@ OTHER: dict[str, Any] = {
 }
 """Another value for each field of a recipe, all the way down."""
 
-OTHER_COLUMN = {"layer": "early", "pooling": "max", "dtype": "float16"}
-"""And for each field of a column; there is one view so far."""
+OTHER_COLUMN = {"layer": "early", "pooling": "max", "view": "hflip", "dtype": "float16"}
+"""And for each field of a column."""
 
 
 def fields_of_a_recipe() -> set[str]:
@@ -146,9 +145,7 @@ def check_same(place: Place, old: Model, new: Model, settings: Settings | None =
 
 def test_every_field_of_recipe_and_column_has_a_test() -> None:
     assert set(OTHER) == fields_of_a_recipe()
-    assert set(OTHER_COLUMN) == {f.name for f in dataclasses.fields(Column)} - {"view"}
-    with pytest.raises(BackboneError, match="the only view so far"):
-        Column(view="flips")
+    assert set(OTHER_COLUMN) == {f.name for f in dataclasses.fields(Column)}
 
 
 @pytest.mark.parametrize("field", OTHER)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, HeadError
-from featbank.evaluation.crossval import most_common, notes_on
+from featbank.evaluation.assembly import most_common
+from featbank.evaluation.crossval import notes_on
 from featbank.evaluation.final import FinalFit
 from featbank.evaluation.fitting import Candidate, candidates, watched
 from featbank.evaluation.folds import Int

@@ -1,4 +1,4 @@
-"""Estimators: scikit-learn's way to backbones and heads, `TransferClassifier` and more.
+"""The estimators on features of frozen networks: `TransferClassifier` and `FeatureExtractor`.
 
 Neither keeps a network or an open file: a backbone is found again by its words whenever features
 are lacking, and features lie in a bank. So clones, folds and worker processes share them, and a

@@ -1,0 +1,218 @@
+"""Assembly: from what was predicted of each part to results with intervals, whoever predicted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featbank.evaluation.folds import Int
+from featbank.evaluation.inputs import Inputs
+from featbank.evaluation.intervals import Estimate, estimates
+from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
+from featbank.evaluation.plan import Part, Plan, ratio_of
+from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
+from featbank.heads.outputs import Outputs
+
+__all__ = ["Scored", "evaluation_result", "head_result", "most_common"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One part that was learned from and predicted.
+
+    Attributes
+    ----------
+    part : Part
+    outputs : Outputs
+        Of its test rows, in columns of all classes.
+    meter : Meter
+        Of these.
+    seconds : float
+        Of learning and predicting.
+    best_params : dict
+        What was chosen inside.
+    notes : tuple of str
+    learned : dict of str to float
+        The temperature and the threshold, where these were asked for.
+    before : Meter or None
+        Of the probabilities before they were calibrated, where there are any.
+    """
+
+    part: Part
+    outputs: Outputs
+    meter: Meter
+    seconds: float
+    best_params: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    learned: dict[str, float] = field(default_factory=dict)
+    before: Meter | None = None
+
+    @classmethod
+    def of(cls, part: Part, told: Outputs, data: Inputs, seconds: float, **more: Any) -> Scored:
+        """Judge what was said of a part's test rows."""
+        meter = Meter(
+            data.codes[part.test], told.codes, told.scores, told.probability, len(data.classes)
+        )
+        return cls(part, told, meter, seconds, **more)
+
+
+def head_result(
+    name: str,
+    scored: Sequence[Scored],
+    made: Plan,
+    data: Inputs,
+    *,
+    seed: int,
+    naive: Sequence[Part] = (),
+    calibrated: str | None = None,
+) -> HeadResult:
+    """Put one head's parts together.
+
+    Parameters
+    ----------
+    name : str
+    scored : sequence of Scored
+        In the order of ``made.parts``, ``made.clean`` where there is one, and `naive`.
+    made : Plan
+    data : Inputs
+    seed : int
+        Of resamples.
+    naive : sequence of Part
+    calibrated : str, optional
+        How probabilities were.
+    """
+    own, further = scored[: len(made.parts)], scored[len(made.parts) :]
+    torn = further[1 if made.clean else 0 :]
+    before = [one.before for one in own if one.before is not None]
+    chosen = tuple(one.best_params for one in own)
+    predictions = Predictions(
+        rows=np.concatenate([data.rows[one.part.test] for one in own]),
+        fold=np.repeat(np.arange(len(own)), [len(one.part.test) for one in own]),
+        y_true=np.concatenate([one.meter.y for one in own]),
+        y_pred=np.concatenate([one.outputs.codes for one in own]),
+        scores=_stacked([one.outputs.scores for one in own]),
+        probability=_stacked([one.outputs.probability for one in own]),
+        unit=np.concatenate([data.units[one.part.test] for one in own]),
+    )
+    confusion = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
+    np.add.at(confusion, (predictions.y_true, predictions.y_pred), 1)
+    return HeadResult(
+        head=name,
+        metrics=_estimates(own, [one.meter for one in own], data.units, seed),
+        best_params=most_common(chosen),
+        fold_params=chosen,
+        confusion=confusion,
+        predictions=predictions,
+        seconds=sum(one.seconds for one in own),
+        without_duplicates=(
+            _estimates(further[:1], [further[0].meter], data.units, seed) if made.clean else None
+        ),
+        calibrated=calibrated,
+        uncalibrated=_calibration(_estimates(own, before, data.units, seed)) if before else None,
+        naive=(
+            _estimates(torn, [one.meter for one in torn], data.unbound().units, seed)
+            if naive
+            else None
+        ),
+        fold_learned=tuple(one.learned for one in own if one.learned),
+        notes=(
+            *dict.fromkeys(note for one in own for note in one.notes),
+            *_undefined([one.meter for one in own]),
+        ),
+    )
+
+
+def evaluation_result(
+    heads: Sequence[HeadResult],
+    made: Plan,
+    data: Inputs,
+    *,
+    n: int,
+    notes: Sequence[str] = (),
+    chosen_by: str | None = None,
+    repeats: int = 1,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Put the heads of one plan together.
+
+    Parameters
+    ----------
+    heads : sequence of HeadResult
+    made : Plan
+    data : Inputs
+    n : int
+        Rows that were given, with a label or without.
+    notes : sequence of str
+        Beyond those of the data and the plan.
+    chosen_by : str, optional
+        What settings were chosen by inside the folds, where any were.
+    repeats, seed : int
+    """
+    return EvaluationResult(
+        heads=tuple(heads),
+        protocol=made.protocol,
+        folds=len(made.parts),
+        images=len(np.unique(np.concatenate([np.append(p.train, p.test) for p in made.parts]))),
+        classes=tuple(str(c) for c in data.classes),
+        duplicates=data.duplicates,
+        groups=data.groups,
+        notes=(*data.notes, *made.notes, *_imbalance(data, chosen_by), *notes),
+        near_duplicates=data.near and data.near.spread(data.rows, n),
+        class_sizes=tuple(np.bincount(data.codes).tolist()),
+        repeats=repeats,
+        ratio=ratio_of(made.parts),
+        random_state=seed,
+    )
+
+
+def most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the parameters that most folds chose, the first of equal ones."""
+    keys = [json.dumps(params, sort_keys=True, default=repr) for params in chosen]
+    return chosen[keys.index(Counter(keys).most_common(1)[0][0])]
+
+
+def _imbalance(data: Inputs, chosen_by: str | None) -> list[str]:
+    sizes = np.bincount(data.codes)
+    most, least = int(sizes.argmax()), int(sizes.argmin())
+    if sizes[most] < 10 * sizes[least]:
+        return []
+    large, small = (f"{str(data.classes[c])!r} has {sizes[c]} images" for c in (most, least))
+    note = f"classes differ tenfold or more ({large}, {small}): go by balanced metrics"
+    if chosen_by == "accuracy":
+        note += "; settings are chosen by accuracy, but with scoring balanced_accuracy by that"
+    return [note + "."]
+
+
+def _undefined(meters: Sequence[Meter]) -> list[str]:
+    """Say which metrics some parts have and others don't."""
+    by_part = [set(meter()) for meter in meters]
+    lacking = sorted({name for found in by_part for other in by_part for name in found - other})
+    return [
+        f"no {METRICS[name]}: {sum(name not in found for found in by_part)} of {len(by_part)} "
+        "test parts hold one class only."
+        for name in lacking
+    ]
+
+
+def _estimates(
+    scored: Sequence[Scored], meters: Sequence[Meter], units: Int, seed: int
+) -> dict[str, Estimate]:
+    parts = [one.part for one in scored]
+    return estimates(meters, [units[p.test] for p in parts], ratio=ratio_of(parts), seed=seed)
+
+
+def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:
+    return {name: found[name] for name in CALIBRATION if name in found}
+
+
+def _stacked(parts: Sequence[Array | None]) -> Array | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None

@@ -1,0 +1,146 @@
+"""Command lines: what a user would type to go on from a bank, quoted for a shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from featbank.backbones.request import Request
+from featbank.bank.bank import Bank
+from featbank.bank.recipes import KnownRecipe
+from featbank.data.decode import DecodePolicy
+from featbank.data.sources import Source, open_source
+from featbank.errors import FeatbankError
+
+__all__ = ["bank_words", "extract_lines", "line", "row_words"]
+
+_FLAGS = ("hidden", "follow_links")
+
+
+def line(command: str, *words: str) -> str:
+    """Return a command with its words, quoted where the shell needs it.
+
+    Examples
+    --------
+    >>> line("fit", "--positive", "probability>0.5")
+    "featbank fit --positive 'probability>0.5'"
+    """
+    return shlex.join(["featbank", command, *words])
+
+
+def bank_words(bank: Bank) -> list[str]:
+    """Return what names the bank, where it is not the default one."""
+    path = _near(os.fspath(bank.path))
+    return [] if path == "bank" else ["--bank", path]
+
+
+def row_words(
+    *,
+    source: str | Sequence[str] | None,
+    label: str | None,
+    positive: str | None,
+    classes: Sequence[str] | None,
+    exclude: Sequence[str],
+    split: str | None,
+    cv: int | float | None,
+    repeats: int,
+    random_state: int,
+) -> list[str]:
+    """Return what chooses images, labels and folds, in the words of `featbank.fit`."""
+    names = [source] if isinstance(source, str) else source or []
+    words = [word for name in names for word in ("--source", name)]
+    for option, value in (
+        ("label", label),
+        ("positive", positive),
+        ("classes", ",".join(classes or ())),
+        ("exclude", ",".join(exclude)),
+        ("split", split),
+        ("cv", cv),
+        ("repeats", repeats if repeats > 1 else None),
+        ("seed", random_state),
+    ):
+        if value:
+            words += [f"--{option}", value if isinstance(value, str) else f"{value:g}"]
+    return words
+
+
+def extract_lines(
+    bank: Bank, known: KnownRecipe, source: str | Sequence[str] | None, layers: Sequence[str]
+) -> list[str] | None:
+    """Return commands that add layers to a bank, one a source; None where no words can say it."""
+    model = _model_words(known)
+    if model is None:
+        return None
+    wanted = [source] if isinstance(source, str) else source
+    lines = []
+    for name, document in bank.sources.items():
+        if wanted is not None and name not in wanted:
+            continue
+        where = _source_words(Source.from_dict(document))
+        if where is None:
+            return None
+        lines.append(
+            line("extract", *where, *model, "--layers", ",".join(layers), *bank_words(bank))
+        )
+    return lines
+
+
+def _model_words(known: KnownRecipe) -> list[str] | None:
+    """Return the words of `featbank extract` for a network, where it was not made in Python."""
+    try:
+        request = Request.from_dict(known.provenance["request"])
+    except (FeatbankError, KeyError, TypeError):
+        return None
+    if known.recipe.source == "module" or request.decode != DecodePolicy():
+        return None
+    words = ["--model", request.model]
+    defaults = Request(request.model)
+    for name in ("weights", "resize", "crop", "squash", "input_size", "precision", "runtime"):
+        value = getattr(request, name)
+        if value != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return [*words, "--seed", str(request.seed)] if request.seed else words
+
+
+def _source_words(source: Source) -> list[str] | None:
+    """Return the words that describe a source as it was described, None where none do."""
+    where = source.table or source.root
+    options: dict[str, Any] = {
+        "columns": source.columns,
+        "delimiter": source.delimiter,
+        "classes": source.classes,
+        "exclude": source.exclude,
+        **{name: getattr(source, name) for name in _FLAGS},
+    }
+    if source.table is not None and source.root != os.path.dirname(source.table):
+        options["root"] = source.root
+    words = [_near(where)]
+    if "root" in options:
+        words += ["--root", _near(source.root)]
+    for title, column in source.columns.items():
+        if column is None:
+            return None
+        words += [f"--{title}-column", column]
+    if source.delimiter is not None:
+        words += ["--delimiter", source.delimiter]
+    for name in ("classes", "exclude"):
+        if getattr(source, name):
+            words += [f"--{name}", ",".join(getattr(source, name))]
+    words += [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(source, name)]
+    for kind in ("auto", source.kind):
+        try:
+            made = open_source(where, kind=kind, **options)
+        except FeatbankError:
+            continue
+        if dataclasses.replace(made, name=source.name) == source:
+            return words if kind == "auto" else [*words, "--kind", kind]
+    return None
+
+
+def _near(path: str) -> str:
+    """Return a path as it is typed from here, if it lies below."""
+    below = os.path.relpath(path)
+    return path if below.startswith(os.pardir) else below

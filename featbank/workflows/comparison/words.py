@@ -1,0 +1,81 @@
+"""The words that all rows of a comparison share, and what each row comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featbank.bank.selection import Selection
+from featbank.workflows.labels import label_column
+from featbank.workflows.rows import ChosenRows, chosen_rows
+
+if TYPE_CHECKING:
+    from featbank.evaluation.result import HeadResult
+
+__all__ = ["RowOutcome", "RowWords"]
+
+_COSTS = ("seconds_per_1000", "peak_bytes", "trained", "parameters")
+
+
+@dataclass(frozen=True)
+class RowWords:
+    """Which images of a bank, and the folds: the words that all rows share.
+
+    Attributes
+    ----------
+    bank : str
+        Absolute path.
+    source, label, positive, classes, exclude, split, cv, repeats, random_state
+        As in `featbank.fit`.
+    """
+
+    bank: str
+    source: str | Sequence[str] | None = None
+    label: str | None = None
+    positive: str | None = None
+    classes: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    split: str | None = None
+    cv: int | float | None = None
+    repeats: int = 1
+    random_state: int = 0
+
+    @property
+    def column(self) -> str | None:
+        """The column that labels are read from."""
+        return label_column(self.label, self.positive)
+
+    def rows(self, selection: Selection) -> ChosenRows:
+        """Choose labels and splits of these images."""
+        return chosen_rows(
+            selection,
+            column=self.column,
+            positive=self.positive,
+            classes=self.classes,
+            exclude=self.exclude,
+            split=self.split,
+            random_state=self.random_state,
+        )
+
+    @property
+    def folds(self) -> dict[str, Any]:
+        """The words of the folds, as `featbank.cross_validate` takes them."""
+        return {"cv": self.cv, "repeats": self.repeats, "random_state": self.random_state}
+
+
+@dataclass(frozen=True)
+class RowOutcome:
+    """What a row came to; see `featbank.evaluation.compared.ComparedRow`."""
+
+    result: HeadResult
+    seconds_per_1000: float | None = None
+    peak_bytes: int | None = None
+    trained: int | None = None
+    parameters: int | None = None
+    trainings: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def costs(self) -> dict[str, Any]:
+        """Return the figures, by name."""
+        return {name: getattr(self, name) for name in _COSTS}

@@ -1,0 +1,156 @@
+"""Gather: labelled images of a source or of a bank, read once, without features."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from featbank.backbones.recipe import Recipe
+from featbank.bank.bank import Bank
+from featbank.bank.recipes import KnownRecipe
+from featbank.bank.selection import Located, Selection, choose_sources
+from featbank.data.decode import DecodeLimits, DecodePolicy, decode, read_bytes
+from featbank.data.index import IndexedSource
+from featbank.data.sources import Source, scan_all
+from featbank.errors import DataError, ImageError
+from featbank.workflows.survey import name_sources
+
+__all__ = ["gather_bank", "gather_sources"]
+
+Progress = Callable[[int, int], None]
+
+
+def gather_sources(
+    sources: Sequence[Source],
+    recipe: Recipe,
+    request: dict[str, Any],
+    *,
+    label: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Selection, tuple[str, ...]]:
+    """Read every image of the sources once: its digest, and whether it can be decoded.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    recipe : Recipe
+        How bytes become RGB, and what the selection says it is of.
+    request : dict
+        The user's words for the backbone.
+    label : str, optional
+        The column of the label.
+    progress : callable, optional
+        Called with the number of images read and of all.
+
+    Returns
+    -------
+    selection : Selection
+        In the order in which a bank of the same sources has the images; without features.
+    notes : tuple of str
+        How many images can't be read, and the first with its reason.
+
+    Raises
+    ------
+    DataError
+        There are no images, or none that can be read.
+    """
+    policy = DecodePolicy.from_dict(recipe.preprocess.decoder)
+    sources = name_sources(sources, {})
+    listings = scan_all(sources)
+    found = [
+        IndexedSource.new(one.name, os.fsencode(one.root), listing)
+        for one, listing in zip(sources, listings, strict=True)
+    ]
+    total = sum(map(len, found))
+    done = 0
+    read: list[IndexedSource] = []
+    unreadable: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for part in found:
+            paths = [part.path(row) for row in range(len(part))]
+            reasons: dict[int, str | None] = {}
+            for row, (digest, reason) in enumerate(pool.map(lambda p: _look(p, policy), paths)):
+                if reason is None:
+                    part.digest[row] = np.frombuffer(digest, np.uint8)
+                    part.known[row] = True
+                else:
+                    reasons[row] = reason
+                    unreadable.append((os.fsdecode(paths[row]), reason))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            read.append(dataclasses.replace(part, failure=part.failure.replaced(reasons)))
+    if len(unreadable) == total:
+        path, reason = unreadable[0]
+        raise DataError(f"none of the {total} images can be read; the first is {path}: {reason}")
+    notes: tuple[str, ...] = ()
+    if unreadable:
+        path, reason = unreadable[0]
+        many = "1 image can't" if len(unreadable) == 1 else f"{len(unreadable)} images can't"
+        first = "" if len(unreadable) == 1 else "the first is "
+        notes = (f"{many} be read and was left out: {first}{path}: {reason}",)
+    read.sort(key=lambda part: part.name)
+    return _selection(read, recipe, request, label), notes
+
+
+def gather_bank(
+    bank: Bank,
+    recipe: Recipe,
+    request: dict[str, Any],
+    *,
+    source: str | Sequence[str] | None = None,
+    label: str | None = None,
+) -> Selection:
+    """Return the readable images that a bank has indexed, as they stand on the disk.
+
+    Raises
+    ------
+    DataError
+        There are none, or some have changed since they were indexed.
+    """
+    parts = choose_sources(bank.index, source)
+    paths, changed = 0, []
+    for part in parts:
+        for row in np.flatnonzero(~part.failed & part.known).tolist():
+            paths += 1
+            try:
+                now = os.stat(part.path(row))
+            except OSError:
+                changed.append(part.path(row))
+                continue
+            if (now.st_size, now.st_mtime_ns) != (part.listing.size[row], part.listing.mtime[row]):
+                changed.append(part.path(row))
+    if changed:
+        raise DataError(
+            f"{len(changed)} of {paths} images of {bank.path} are gone or have changed since they "
+            f"were indexed, the first is {os.fsdecode(changed[0])}; run `featbank extract` again."
+        )
+    if not paths:
+        raise DataError(f"{bank.path} has no readable images; name a folder or a table instead.")
+    return _selection(parts, recipe, request, label)
+
+
+def _look(path: bytes, policy: DecodePolicy) -> tuple[bytes, str | None]:
+    """Return the digest of a file, and why its image can't be had; None where it can."""
+    try:
+        data = read_bytes(path, DecodeLimits())
+        decode(data, policy)
+    except ImageError as error:
+        return b"", str(error)
+    return hashlib.sha256(data).digest(), None
+
+
+def _selection(
+    parts: Sequence[IndexedSource], recipe: Recipe, request: dict[str, Any], label: str | None
+) -> Selection:
+    rows = [np.flatnonzero(~part.failed & part.known) for part in parts]
+    digests = np.concatenate([part.digest[own] for part, own in zip(parts, rows, strict=True)])
+    known = KnownRecipe(recipe, recipe.fingerprint, {"request": request})
+    placed = tuple(zip(parts, rows, strict=True))
+    return Located(known, digests, (), (), placed, label).selection
