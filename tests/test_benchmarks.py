@@ -180,3 +180,53 @@ def test_heads_are_compared_on_the_same_folds_and_a_clear_loser_breaks_the_claim
     assert claimed(0.0, 0.0, seconds=25.0) == [False, True]
     assert claimed(-0.5, -0.4, data="faces-like") == [None]
     assert list(quality.claims([]).values()) == [None]
+
+
+def test_cells_chooses_blocks_and_settings_by_inner_folds_alone(script):
+    elpv = script("elpv.py")
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    good, bad = random.normal(y[:, None], 0.3, (60, 3)), random.normal(size=(60, 3))
+    sets = {
+        name: elpv.squared_distances(X, slice(None)) / 3
+        for name, X in (("bad", bad), ("good", good))
+    }
+    folds = [(np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(30))]
+    best, settings, inside = elpv.choose(sets, y, np.zeros(60, bool), folds)
+    assert best == "good"
+    assert inside > 0.9
+    assert {name: value in elpv.GRID[name] for name, value in settings.items()} == dict.fromkeys(
+        elpv.GRID, True
+    )
+
+
+def test_a_row_of_cells_is_set_beside_what_was_published(script):
+    elpv = script("elpv.py")
+
+    def held(mean):
+        row = elpv.Row("everything", accuracy=[mean - 0.01, mean + 0.01], f1=[0.8], macro_f1=[0.9])
+        row.chosen = [{"blocks": "block 3"}] * 2
+        told = row.to_dict()
+        assert told["to_published"]["VGG-19 fine-tuned"]["mean"] == pytest.approx(mean - 0.8842)
+        assert told["to_published"]["VGG-19 fine-tuned"]["se"] > 0.0125  # of theirs alone
+        assert f"{mean:.2%}" in elpv.table_of([told])
+        return list(elpv.claims([told]).values())
+
+    assert held(0.89) == [True]
+    assert held(0.88) == [False]
+    assert list(elpv.claims([]).values()) == [None]
+
+
+def test_cells_are_held_out_by_label_and_type(script, tmp_path):
+    pytest.importorskip("elpv_dataset")
+    elpv = script("elpv.py")
+    cells = elpv.cells_of(tmp_path)
+    assert len(cells.y) == 2624
+    for train, test in cells.splits(2):
+        assert not set(train) & set(test)
+        share = np.bincount(cells.strata[test]) / np.bincount(cells.strata)
+        np.testing.assert_allclose(share, 0.25, atol=0.002)
+    first = (tmp_path / "cells.csv").read_text().splitlines()[1].split(",")
+    assert first[0] == cells.paths[0]
+    assert first[1] == ("defective" if cells.y[0] else "functional")
+    assert first[2] == ("test" if 0 in cells.splits(1)[0][1] else "train")
