@@ -33,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A quarter of an hour. `python benchmarks/extraction.py --make-environments` brings the other
+# Twenty minutes. `python benchmarks/extraction.py --make-environments` brings the other
 # packages. Of the heads these are short forms, on features that are made; with --bank they take a
 # bank's.
 bench: $(STAMP)
@@ -46,7 +46,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/heads_quality.py --quick
 	$(BIN)/python benchmarks/leakage.py
 	$(BIN)/python benchmarks/mlp.py --rounds 2
-	$(BIN)/python benchmarks/elpv.py --quick
+	$(BIN)/python benchmarks/elpv.py --quick --bank demo/elpv
 
 clean:
 	rm -rf $(VENV) demo build dist
