@@ -126,6 +126,23 @@ def test_what_is_saved_is_a_classifier_file(tmp_path: Path, paths: list[str]) ->
     )
 
 
+def test_it_takes_the_sizes_of_the_input(paths: list[str], labels: list[str]) -> None:
+    words: dict[str, Any] = {"epochs": 1, "workers": 0, "random_state": 0, "weights": "none"}
+    words |= {"input_size": 32, "squash": True}
+    classifier = FineTuneClassifier("small-cnn-3", **words).fit(paths, labels)
+
+    assert classifier.tuned_.request.input_size == 32
+    preprocess = classifier.tuned_.recipe.preprocess
+    assert preprocess.crop == preprocess.resize == (32, 32)
+    cropped = FineTuneClassifier("small-cnn-3", **words).set_params(
+        squash=False, input_size=None, resize=48, crop=32
+    )
+    request = cropped.fit(paths, labels).tuned_.request
+    assert (request.resize, request.crop, request.squash) == (48, 32, False)
+    with pytest.raises(BackboneError, match="resize 40 can't be given beside a Request"):
+        FineTuneClassifier(request, resize=40).fit(paths, labels)
+
+
 def test_a_training_goes_on_from_its_checkpoint(
     tmp_path: Path, paths: list[str], labels: list[str], fitted: FineTuneClassifier
 ) -> None:
@@ -179,6 +196,8 @@ def test_the_range_test_is_of_what_fit_learns_from(
         ({"epochs": 0}, FineTuneError, "nothing would be trained"),
         ({"augment": "heavy"}, FineTuneError, "there is no augment 'heavy'"),
         ({"weights": "none"}, BackboneError, "it brings its own"),
+        ({"input_size": 32}, BackboneError, "input_size 32 can't be given beside a ModuleBackbone"),
+        ({"squash": True}, BackboneError, "squash True can't be given beside"),
     ],
 )
 def test_settings_are_checked_when_it_is_fitted(

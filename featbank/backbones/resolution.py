@@ -115,6 +115,8 @@ def build(request: Request, recipe: Recipe | None = None) -> tuple[nn.Module, st
         state, weights = read(choice.file)
         if weights == recipe.weights:
             crop, tuned = recipe.preprocess.crop, choice.tuned
+            if tuned is not None:
+                tuned.verify(state)
             with seeded(request.seed):
                 if tuned is None:
                     network = choice.provider.build(choice.name, choice.tag, crop, state)

@@ -7,13 +7,15 @@ of the tuned network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featbank.backbones.preprocess import FITS, INTERPOLATIONS
-from featbank.backbones.recipe import Preprocess, Recipe
+from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.weights import State, fill
 from featbank.errors import BackboneError
 from featbank.regular import open_regular
@@ -21,11 +23,11 @@ from featbank.regular import open_regular
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TunedWeights", "describe_weights"]
+__all__ = ["FORMAT", "KEY", "TunedWeights", "describe_weights", "digest_tuned"]
 
-_KEY = "featbank"
+KEY = "featbank"
 _WRAPPED = "network."
-_FORMAT = 1
+FORMAT = 1
 _MAX_HEADER = 1 << 26
 _MAX_SIDE = 4096
 
@@ -43,6 +45,10 @@ class TunedWeights:
         What it was tuned with.
     head : str
         Path of the new head, where the backbone's final layer was.
+    text : str
+        The description without its digest.
+    digest : str or None
+        What `digest_tuned` gave when the file was written.
     """
 
     path: str
@@ -50,6 +56,8 @@ class TunedWeights:
     source: str
     preprocess: Preprocess
     head: str
+    text: str = ""
+    digest: str | None = None
 
     def check(self, model: str, source: str) -> None:
         """Refuse another backbone than the file is of.
@@ -63,6 +71,21 @@ class TunedWeights:
             raise BackboneError(
                 f"{self.path} holds weights of a tuned {named}, not of {model}; say --model "
                 f"{named}."
+            )
+
+    def verify(self, state: State) -> None:
+        """Refuse tensors that are not those that were written.
+
+        Raises
+        ------
+        BackboneError
+        """
+        if self.digest is None:
+            return
+        if digest_tuned(self.text, {k: v.numpy() for k, v in state.items()}) != self.digest:
+            raise BackboneError(
+                f"{self.path} is damaged: its bytes are not those that were written; copy it again "
+                "from where it was made."
             )
 
     def is_plain(self, state: State, network: nn.Module) -> bool:
@@ -117,19 +140,22 @@ def describe_weights(path: str | os.PathLike[str]) -> TunedWeights | None:
             size = int.from_bytes(file.read(8), "little")
             if size > min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
                 return None
-            text = json.loads(file.read(size))["__metadata__"][_KEY]
+            text = json.loads(file.read(size))["__metadata__"][KEY]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None  # whoever reads its tensors finds out what is wrong with it
     try:
         described = json.loads(text)
         version = described["format"]
-        if isinstance(version, int) and version <= _FORMAT:
+        digest = described.pop("digest", None)
+        if isinstance(version, int) and version <= FORMAT:
             return TunedWeights(
                 path=where,
                 model=_text(described["model"]),
                 source=_text(described["source"]),
                 preprocess=_preprocess(described["preprocess"]),
                 head=_text(described["head"]["path"]),
+                text=canonical_json(described),
+                digest=digest,
             )
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BackboneError(
@@ -138,8 +164,18 @@ def describe_weights(path: str | os.PathLike[str]) -> TunedWeights | None:
         ) from error
     raise BackboneError(
         f"{where} was written in a later format ({str(version)[:20]}) than this featbank reads "
-        f"({_FORMAT}); install a later one."
+        f"({FORMAT}); install a later one."
     )
+
+
+def digest_tuned(text: str, state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a description and all tensors (as ndarrays), in hexadecimal."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(state):
+        array = state[name]
+        digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _text(value: Any) -> str:

@@ -149,19 +149,23 @@ def compare(
         check_table(table)
     names = [name for text in heads for name in words_of(text) or []]
     with _progress() as progress:
-        result = workflow(
-            bank,
-            [] if names == ["none"] else names,
-            layers=list(layers) or None,
-            recipe=list(recipes) or None,
-            source=list(sources) or None,
-            classes=words_of(options.pop("classes")),
-            exclude=words_of(options.pop("exclude")) or (),
-            class_weight=class_weight_of(options.pop("class_weight")),
-            random_state=options.pop("seed"),
-            progress=progress,
-            **options,
-        )
+        try:
+            result = workflow(
+                bank,
+                [] if names == ["none"] else names,
+                layers=list(layers) or None,
+                recipe=list(recipes) or None,
+                source=list(sources) or None,
+                classes=words_of(options.pop("classes")),
+                exclude=words_of(options.pop("exclude")) or (),
+                class_weight=class_weight_of(options.pop("class_weight")),
+                random_state=options.pop("seed"),
+                progress=progress,
+                **options,
+            )
+        except KeyboardInterrupt:
+            click.echo("\nFinished rows are kept; the same command goes on.", err=True)
+            raise
     if table is not None:
         _write(table, result.records())
     if as_json:

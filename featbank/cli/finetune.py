@@ -25,6 +25,7 @@ from featbank.cli.options import (
     words_of,
 )
 from featbank.cli.sections import Sectioned
+from featbank.errors import FeatbankError
 from featbank.finetuning.settings import (
     AUGMENTS,
     INITS,
@@ -276,8 +277,8 @@ def finetune(
                 **words,
                 **options,
             )
-        except KeyboardInterrupt:
-            if os.path.isdir(options["checkpoints"]):
+        except (KeyboardInterrupt, OSError) as end:
+            if not isinstance(end, FeatbankError) and _trained(options["checkpoints"]):
                 click.echo(
                     f"\nWhat was trained is kept in {shown(options['checkpoints'])}; the same "
                     "command with --resume goes on.",
@@ -296,6 +297,13 @@ def finetune(
     ):
         if path:
             click.echo(f"{what} {shown(path)}")
+
+
+def _trained(folder: str) -> bool:
+    """Tell whether a folder keeps trainings."""
+    with contextlib.suppress(OSError):
+        return any(name.startswith("training-") for name in os.listdir(folder))
+    return False
 
 
 def _test_rates(

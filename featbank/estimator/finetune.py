@@ -31,6 +31,13 @@ __all__ = ["FineTuneClassifier"]
 
 Array = npt.NDArray[Any]
 
+_OF_REQUEST: dict[str, Any] = {
+    "weights": "DEFAULT",
+    "resize": None,
+    "crop": None,
+    "squash": False,
+    "input_size": None,
+}
 _SETTINGS = tuple(field.name for field in fields(FineTuneSettings))
 
 
@@ -40,10 +47,16 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     model : str, Request or ModuleBackbone, default="resnet50"
-        A name of ``featbank models``; a `featbank.backbones.Request` for other preprocessing; or
-        your own network by `featbank.backbones.from_module`.
+        A name of ``featbank models``; a `featbank.backbones.Request`; or your own network by
+        `featbank.backbones.from_module`. The last two bring their own weights and sizes.
     weights : str, default="DEFAULT"
         A torchvision enum name, a timm tag, a file, or ``"none"`` to train from scratch.
+    resize, crop : int, optional
+        Short side after resizing, and side of the square cut from the centre, in pixels.
+    squash : bool, default=False
+        Resize straight to the crop, whatever the proportions: nothing is cut off.
+    input_size : int, optional
+        Side of the network's input in pixels; the margin around the crop scales with it.
     unfreeze, hidden, dropout, init, epochs, head_epochs, batch_size, optimizer, lr, head_lr
         What trains, and how; see `featbank.FineTuneSettings`, as for all that follow.
     backbone_lr : float, optional
@@ -105,6 +118,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
         model: str | Request | ModuleBackbone = "resnet50",
         *,
         weights: str = "DEFAULT",
+        resize: int | None = None,
+        crop: int | None = None,
+        squash: bool = False,
+        input_size: int | None = None,
         unfreeze: str | int | Sequence[str] = "all",
         hidden: Sequence[int] = (),
         dropout: float = 0.0,
@@ -141,6 +158,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.model = model
         self.weights = weights
+        self.resize = resize
+        self.crop = crop
+        self.squash = squash
+        self.input_size = input_size
         self.unfreeze = unfreeze
         self.hidden = hidden
         self.dropout = dropout
@@ -331,15 +352,17 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
         return _Job(request, settings, images, codes_of(digests), classes, codes)
 
     def _request(self, seed: int) -> Request | ModuleBackbone:
-        if not isinstance(self.model, str):
-            if self.weights != "DEFAULT":
+        words = {name: getattr(self, name) for name in _OF_REQUEST}
+        if isinstance(self.model, str):
+            request = Request(self.model, **words, seed=seed)
+            return request if request.file is None else replace(request, weights=request.file)
+        for name, value in words.items():
+            if value != _OF_REQUEST[name]:
                 raise BackboneError(
-                    f"weights {self.weights!r} can't be given beside a "
-                    f"{type(self.model).__name__}: it brings its own."
+                    f"{name} {value!r} can't be given beside a {type(self.model).__name__}: it "
+                    "brings its own."
                 )
-            return self.model
-        request = Request(self.model, weights=self.weights, seed=seed)
-        return request if request.file is None else replace(request, weights=request.file)
+        return self.model
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):

@@ -249,10 +249,11 @@ def fit(
     weights = {}
     if sample_weight is not None:
         weights = by_step(estimator, candidate.name, sample_weight)
-    with watched(candidate.name, len(y)) as notes:
+    with watched(candidate.name, len(y)) as notes, _spread_or_none(estimator):
         if values and inner:
-            best = choose(estimator, values, X, y, inner, scoring=candidate.scoring, **weights)
+            best, said = _choose(candidate, estimator, values, X, y, inner, weights)
             estimator.set_params(**best)
+            notes += said
         elif values:
             notes.append("a class is too small to choose parameters on; defaults were used.")
         notes += _with_few_neighbours(estimator, len(y), candidate.fixed)
@@ -271,6 +272,7 @@ def fit(
             if candidate.calibrate:
                 estimator = _calibrated(estimator, across or inner, len(y))
             fit_head(estimator, X, y, **weights)
+            _check_centroids(estimator)
     return Fitted(estimator, best, time.perf_counter() - start, tuple(notes), learned)
 
 
@@ -288,6 +290,52 @@ def choose(
     return sweep(estimator, values, X, y, inner, scoring=scoring, **fit_params).best_params
 
 
+def _choose(
+    candidate: Candidate,
+    estimator: Any,
+    values: dict[str, list[Any]],
+    X: Array,
+    y: Array,
+    inner: tuple[Fold, ...],
+    weights: dict[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
+    """Choose, and leave centroids as they are where an inner fold can't shrink them, with a note.
+
+    How far to shrink goes by the spread within classes, and few images may have none in most
+    features: centroids would be NaN.
+    """
+    words = {"scoring": candidate.scoring, **weights}
+    shrinking = full_name(estimator, "shrink_threshold")
+    try:
+        return choose(estimator, values, X, y, inner, **words), []
+    except ValueError as error:
+        if "NaN" not in str(error) or None not in values.get(shrinking, ()):
+            raise
+    note = "most features don't vary within classes in so few images; centroids were not shrunk."
+    return choose(estimator, {**values, shrinking: [None]}, X, y, inner, **words), [note]
+
+
+def _spread_or_none(estimator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Let NumPy divide by the spread within classes, though it be 0, where a head has centroids."""
+    if type(_last(estimator)).__name__ != "NearestCentroid":
+        return contextlib.nullcontext()
+    return np.errstate(divide="ignore", invalid="ignore")
+
+
+def _last(estimator: Any) -> Any:
+    steps = getattr(estimator, "steps", None)
+    return steps[-1][1] if steps else estimator
+
+
+def _check_centroids(estimator: Any) -> None:
+    """Raise a ValueError where shrinking left centroids that are no numbers."""
+    centroids = getattr(_last(estimator), "centroids_", None)
+    if centroids is not None and np.isnan(centroids).any():
+        raise ValueError(
+            "most features don't vary within classes, so that its centroids can't be shrunk."
+        )
+
+
 def _with_few_neighbours(estimator: Any, n: int, fixed: frozenset[str]) -> list[str]:
     """Ask for no more neighbours than there are images, and return a note that says so."""
     name = full_name(estimator, "n_neighbors")
@@ -302,8 +350,7 @@ def _with_few_neighbours(estimator: Any, n: int, fixed: frozenset[str]) -> list[
 
 def _can_learn(estimator: Any, y: Array, inner: tuple[Fold, ...]) -> bool:
     """Tell whether inner folds have more images than classes, for heads of the spread in these."""
-    steps = getattr(estimator, "steps", None) or [("", estimator)]
-    if type(steps[-1][1]).__name__ not in ("NearestCentroid", "LinearDiscriminantAnalysis"):
+    if type(_last(estimator)).__name__ not in ("NearestCentroid", "LinearDiscriminantAnalysis"):
         return True
     return all(len(rows) > len(np.unique(y[rows])) for rows, _ in inner)
 

@@ -143,7 +143,8 @@ def fastest(loader: Loader, columns: Sequence[Column], *, device: str, make: boo
             ) from error
         if recipe.fingerprint not in _said:
             _said.add(recipe.fingerprint)
-            log.warning("OpenVINO can't run %s (%s); torch does", recipe.backbone, error)
+            words = str(error).rstrip(".")
+            log.warning("OpenVINO can't run %s (%s); torch is tried", recipe.backbone, words)
         return loader
     if found is None:
         return loader

@@ -39,6 +39,8 @@ DIVERGED = 4.0
 """The smoothed loss over its least so far, from which on a training has diverged."""
 _SKIP = 0.1
 """Share of the steps, at the start, where the smoothed loss is of few batches still."""
+_CLEAR = 4.0
+"""Standard errors of the difference of two smoothed losses, beyond which it is no noise."""
 _AROUND = 0.05
 """Share of the steps on either side of one over which the slope there is taken."""
 _FALL = 1e-3
@@ -56,17 +58,20 @@ class RangeTest:
     losses : tuple of float
         The loss of each step's batch, before the step.
     smoothed : tuple of float
-        Their exponential average, corrected for its start. It trails behind the losses.
+        Their exponential average by size of batch, corrected for its start. It trails behind the
+        losses.
     suggestion : float or None
         The rate at which the smoothed loss fell most steeply over the logarithm of the rate, the
-        slope taken over a tenth of the steps around each, before its least and past the first
-        tenth of the steps; None where it never fell.
+        slope taken over a tenth of the steps around each, between where it had fallen clearly and
+        its least; None where it never fell clearly: from the level after a tenth of the steps to
+        its least by four standard errors, by the noise from batch to batch.
     lowest : float
-        The rate at which the smoothed loss was least, which is too high already: a tenth of it is
-        the other common rule.
+        The rate at which the smoothed loss was least past the first tenth of the steps. Where it
+        fell, that is too high already: a tenth of it is the other common rule.
     diverged_at : float or None
-        The rate at which the smoothed loss was above four times its least, or the loss no number;
-        None where that never happened.
+        The rate at which the smoothed loss was above four times its least, or two losses in a row
+        were and above the first smoothed one, or the loss no number; None where that never
+        happened.
     """
 
     rates: tuple[float, ...]
@@ -81,7 +86,7 @@ class RangeTest:
         return {
             "suggestion": self.suggestion,
             "lowest": self.lowest,
-            "tenth_of_lowest": self.lowest / 10,
+            "tenth_of_lowest": None if self.suggestion is None else self.lowest / 10,
             "diverged_at": self.diverged_at,
             "rates": list(self.rates),
             "losses": [_finite(loss) for loss in self.losses],
@@ -93,20 +98,27 @@ class RangeTest:
 
         Examples
         --------
-        >>> RangeTest((1e-4, 1e-3), (2.0, 2.1), (2.0, 2.05), None, 1e-4, None).summary()
-        'The loss never fell: no learning rate can be suggested.'
+        >>> RangeTest((1e-4, 1e-3), (2.0, 1.0), (2.0, 1.5), 1e-3, 1e-3, 1e-2).summary()
+        'The loss fell fastest at a learning rate of 0.001 (suggested) and was least at 0.001; it \
+took off at 0.01.'
         """
         if self.suggestion is None:
-            found = "The loss never fell: no learning rate can be suggested"
+            found = "The loss did not fall clearly"
         else:
             found = (
                 f"The loss fell fastest at a learning rate of {self.suggestion:.2g} (suggested) "
                 f"and was least at {self.lowest:.2g}"
             )
         if self.diverged_at is not None:
-            found += f"; it took off at {self.diverged_at:.2g}"
+            took_off = f"took off at {self.diverged_at:.2g}"
+            found += f" and {took_off}" if self.suggestion is None else f"; it {took_off}"
         elif self.suggestion is not None and self.lowest == self.rates[-1]:
             found += ", the highest tested: go on to higher ones"
+        if self.suggestion is None:
+            found += (
+                ", so no learning rate can be suggested; more --steps or a larger --batch-size "
+                "would tell"
+            )
         return found + "."
 
 
@@ -124,6 +136,7 @@ def range_test(
     high: float = 1.0,
     steps: int = 100,
     smoothing: float = 0.9,
+    size: Callable[[Batch], int] | None = None,
 ) -> RangeTest:
     """Train with rising learning rates until the loss takes off, then undo it all.
 
@@ -147,6 +160,8 @@ def range_test(
         At most so many batches.
     smoothing : float
         In [0, 1): the weight of the past in the average of the losses.
+    size : callable, optional
+        From a batch to how many images it is of, where batches differ in that.
 
     Returns
     -------
@@ -185,7 +200,8 @@ def range_test(
     ramp = np.geomspace(low, high, steps)
     losses: list[float] = []
     smoothed: list[float] = []
-    average = 0.0
+    sizes: list[int] = []
+    total = weight = 0.0
     with unchanged(network, optimizer):
         base = [float(group["lr"]) for group in optimizer.param_groups]
         for rate, batch in zip(ramp, _again(batches), strict=False):
@@ -195,9 +211,11 @@ def range_test(
             with torch.enable_grad():
                 value = loss(batch)
             losses.append(float(value.detach()))
-            average = smoothing * average + (1 - smoothing) * losses[-1]
-            smoothed.append(average / (1 - smoothing ** len(losses)))
-            if not smoothed[-1] <= DIVERGED * min(smoothed):  # nor is it where it is no number
+            sizes.append(1 if size is None else size(batch))
+            total = smoothing * total + sizes[-1] * losses[-1]
+            weight = smoothing * weight + sizes[-1]
+            smoothed.append(total / weight)
+            if _diverged(losses, smoothed):
                 break
             value.backward()
             optimizer.step()
@@ -208,7 +226,7 @@ def range_test(
             f"the loss of the first batch is {losses[0]} before any step; look at the images and "
             "the initial weights."
         )
-    return _found(ramp[: len(losses)], losses, smoothed, steps)
+    return _found(ramp, losses, smoothed, np.array(sizes, float), smoothing)
 
 
 def _again(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -221,28 +239,65 @@ def _again(batches: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _found(rates: Array, losses: list[float], smoothed: list[float], steps: int) -> RangeTest:
+def _diverged(losses: Sequence[float], smoothed: Sequence[float]) -> bool:
+    """Tell whether the last loss is no number, or brought the curve or a second loss too high."""
+    if not math.isfinite(losses[-1]):
+        return True
+    high = DIVERGED * min(smoothed)
+    return smoothed[-1] > high or (len(losses) > 1 and min(losses[-2:]) > max(high, smoothed[0]))
+
+
+def _spread(losses: Sequence[float], sizes: Array) -> float:
+    """Return the variance of an image's loss; that of a batch of n is taken for 1 / n of it.
+
+    Told by what differs from one batch to the next, which a slow fall hardly adds to (von Neumann
+    1941, doi:10.1214/aoms/1177731677).
+    """
+    return float(np.mean(np.diff(losses) ** 2 / (1 / sizes[1:] + 1 / sizes[:-1])))
+
+
+def _shares(sizes: Array, smoothing: float) -> Array:
+    """Return the variance of each smoothed loss over that of an image's."""
+    shares = np.empty(len(sizes))
+    weight = square = 0.0
+    for k, n in enumerate(sizes):
+        weight = smoothing * weight + n
+        square = smoothing**2 * square + n
+        shares[k] = square / weight**2
+    return shares
+
+
+def _found(
+    rates: Array, losses: list[float], smoothed: list[float], sizes: Array, smoothing: float
+) -> RangeTest:
     curve = np.array(smoothed)
-    diverged = not curve[-1] <= DIVERGED * np.nanmin(curve)
-    least = int(np.nanargmin(curve))
-    suggestion = None
-    # The ramp is exponential: equal steps in the rate's logarithm.
+    steps = len(rates)
+    rates = rates[: len(curve)]
     skip = math.ceil(_SKIP * steps)
-    if least > skip and curve[least] < (1 - _FALL) * curve[skip]:
-        around = max(1, round(_AROUND * steps))
-        k = np.arange(skip, least + 1)
-        left, right = np.maximum(k - around, 0), np.minimum(k + around, len(curve) - 1)
-        with np.errstate(invalid="ignore"):
-            slope = (curve[right] - curve[left]) / (right - left)
-        steepest = skip + int(np.nanargmin(slope))
-        suggestion = float(rates[steepest])
+    if skip >= np.isfinite(curve).sum():
+        skip = 0
+    least = skip + int(np.nanargmin(curve[skip:]))
+    suggestion = None
+    if least > skip:
+        shares = _shares(sizes, smoothing)
+        noise = _spread(losses[: least + 1], sizes[: least + 1]) * (shares[skip] + shares[least])
+        clear = curve[skip] - max(_CLEAR * math.sqrt(noise), _FALL * curve[skip])
+        if curve[least] < clear:
+            # The ramp is exponential: equal steps in the rate's logarithm.
+            around = max(1, round(_AROUND * steps))
+            fallen = skip + int(np.flatnonzero(curve[skip:least] >= clear)[-1])
+            k = np.arange(fallen, least + 1)
+            left, right = np.maximum(k - around, 0), np.minimum(k + around, len(curve) - 1)
+            with np.errstate(invalid="ignore"):
+                slope = (curve[right] - curve[left]) / (right - left)
+            suggestion = float(rates[fallen + int(np.nanargmin(slope))])
     return RangeTest(
         rates=tuple(map(float, rates)),
         losses=tuple(losses),
         smoothed=tuple(smoothed),
         suggestion=suggestion,
         lowest=float(rates[least]),
-        diverged_at=float(rates[-1]) if diverged else None,
+        diverged_at=float(rates[-1]) if _diverged(losses, smoothed) else None,
     )
 
 
@@ -379,4 +434,5 @@ def find_rate(
             low=low,
             high=high,
             steps=steps,
+            size=lambda batch: len(readable(batch)[1]),
         )

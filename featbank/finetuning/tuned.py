@@ -6,13 +6,13 @@ everything else. Its ``digest`` is of that text (without the digest) and of all 
 damage from what was written, not a friend from a stranger: what the text asks to be built is
 compared with the tensors that are there before it is built.
 
-To raise `FORMAT_VERSION`: write the new form, keep a reader of the old one beside it, chosen by
+To raise `featbank.backbones.tuned.FORMAT`: write the new form, keep a reader of the old one beside
+it, chosen by
 ``"format"``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.request import Request
+from featbank.backbones.tuned import FORMAT, KEY, digest_tuned
 from featbank.classifier import Prediction
 from featbank.durable import write_file
 from featbank.errors import ClassifierError, FeatbankError
@@ -37,13 +38,11 @@ if TYPE_CHECKING:
     from featbank.finetuning.images import Images
     from featbank.finetuning.network import TunableNetwork
 
-__all__ = ["FORMAT_VERSION", "TunedClassifier", "top_predictions"]
+__all__ = ["TunedClassifier", "top_predictions"]
 
-FORMAT_VERSION = 1
 
 Array = npt.NDArray[Any]
 
-_KEY = "featbank"
 _MAX_HEADER = 1 << 26  # bytes: a history of thousands of epochs and the names of all tensors
 _MAX_SIDE = 4096  # of a network's input, in pixels
 _MAX_WORDS = 200
@@ -127,7 +126,7 @@ class TunedClassifier:
     @property
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of the tensors, in hexadecimal."""
-        return _digest("", self.state)
+        return digest_tuned("", self.state)
 
     def network(self, device: str = "cpu") -> TunableNetwork:
         """Return the network with its weights, on a device, in evaluation mode.
@@ -192,7 +191,7 @@ class TunedClassifier:
                 "pickle it, or save its state."
             )
         described = {
-            "format": FORMAT_VERSION,
+            "format": FORMAT,
             "model": self.recipe.backbone,
             "source": self.recipe.source,
             "preprocess": self.preprocess.to_dict(),
@@ -208,8 +207,8 @@ class TunedClassifier:
             "provenance": self.provenance,
             "versions": {"featbank": featbank.__version__},
         }
-        described["digest"] = _digest(canonical_json(described), self.state)
-        data = save(dict(self.state), metadata={_KEY: canonical_json(described)})
+        described["digest"] = digest_tuned(canonical_json(described), self.state)
+        data = save(dict(self.state), metadata={KEY: canonical_json(described)})
         write_file(os.fspath(path), data)
 
     @classmethod
@@ -233,7 +232,7 @@ class TunedClassifier:
         state = _tensors(data, where)
         given = described.pop("digest", None)
         try:
-            if given != _digest(canonical_json(described), state):
+            if given != digest_tuned(canonical_json(described), state):
                 raise ClassifierError(
                     f"{where!r} is damaged: its bytes are not those that were written; copy it "
                     "again from where it was made."
@@ -317,15 +316,6 @@ def top_predictions(probability: Array, classes: Sequence[str], k: int) -> list[
     ]
 
 
-def _digest(text: str, state: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(state):
-        array = state[name]
-        digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def _described(data: bytes, where: str) -> dict[str, Any]:
     """Return what the header says of a classifier."""
     size = int.from_bytes(data[:8], "little")
@@ -336,7 +326,7 @@ def _described(data: bytes, where: str) -> dict[str, Any]:
         )
     try:
         header = json.loads(data[8 : 8 + size])
-        text = header.get("__metadata__", {}).get(_KEY)
+        text = header.get("__metadata__", {}).get(KEY)
         described = None if text is None else json.loads(text)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ClassifierError(
@@ -348,10 +338,10 @@ def _described(data: bytes, where: str) -> dict[str, Any]:
             f"{where!r} holds weights, and no classes; give it to --weights of a model instead."
         )
     version = described.get("format")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or version > FORMAT:
         raise ClassifierError(
             f"{where!r} was written in a later format ({str(version)[:20]}) than this featbank "
-            f"reads ({FORMAT_VERSION}); install a later one."
+            f"reads ({FORMAT}); install a later one."
         )
     return described
 

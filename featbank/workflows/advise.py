@@ -86,7 +86,7 @@ def advise(
     >>> import featbank
     >>> print(featbank.advise("bank"))  # doctest: +SKIP
     """
-    from featbank.evaluation.advice import measure
+    from featbank.evaluation.advice import Command, measure
 
     check_jobs(n_jobs)
     bank = bank if isinstance(bank, Bank) else Bank(bank)
@@ -129,9 +129,13 @@ def advise(
         )
         several = ["--recipe", known.slug] if len(bank.recipes) > 1 else []
         base = [*bank_words(bank), *several, *own]
-        there = len(as_they_are(list(bank.columns(known.fingerprint))))
-        further = _further(bank, known, source, blocks, last)
-        commands = _commands(found, base, further, there)
+        there = as_they_are(list(bank.columns(known.fingerprint)))
+        unused = layers is not None and not notes and _has_further(there, blocks, last)
+        further = [] if unused else _further(bank, known, source, blocks, last)
+        commands = _commands(found, base, further, len(there))
+        if unused:
+            again = line("advise", *base, "--head", found.head)
+            commands.append(Command(again, "compare all layers that the bank has"))
         if further is None:
             notes.append(_BY_HAND)
     return dataclasses.replace(found, commands=tuple(commands), notes=(*found.notes, *notes))
@@ -193,6 +197,13 @@ def _depth(column: Column) -> tuple[bool, list[tuple[int, str]], Column]:
     parts = re.findall(r"\d+|\D+", column.layer)
     numbers = [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
     return column.layer == PENULTIMATE, numbers, column
+
+
+def _has_further(there: Sequence[Column], blocks: _Blocks, last: str | None) -> bool:
+    """Tell whether the bank's columns bring what the comparison of layers lacks."""
+    if last is None:
+        return any(column.layer == PENULTIMATE for column in there)
+    return len(blocks) == 1 and any(column.layer != PENULTIMATE for column in there)
 
 
 def _further(

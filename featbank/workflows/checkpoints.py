@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import zipfile
@@ -28,6 +29,8 @@ from featbank import durable
 from featbank.errors import FineTuneError
 
 __all__ = ["Checkpoints"]
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -138,10 +141,11 @@ class Checkpoints:
 
     def _holds(self, run: dict[str, Any]) -> bool:
         """Tell whether trainings of this very run are here."""
-        before = self._before()
-        return before == json.loads(json.dumps({"format": FORMAT, **run})) and any(
-            _OURS.fullmatch(name) and name != _RUN for name in os.listdir(self.folder)
-        )
+        if self._before() != json.loads(json.dumps({"format": FORMAT, **run})):
+            return False
+        kept = (name for name in os.listdir(self.folder) if _OURS.fullmatch(name) and name != _RUN)
+        paths = (os.path.join(self.folder, name) for name in kept)
+        return any(not os.path.isdir(path) or os.listdir(path) for path in paths)
 
     def _before(self) -> dict[str, Any]:
         """Return what the folder is of; empty where that can't be told."""
@@ -158,6 +162,7 @@ class Checkpoints:
             with open(os.path.join(self.folder, _RUN), encoding="utf-8") as file:
                 before = json.load(file)
         except FileNotFoundError:
+            logger.info("no checkpoints in %s; beginning anew.", self.folder)
             return
         except (OSError, ValueError) as error:
             raise FineTuneError(

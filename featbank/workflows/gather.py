@@ -92,9 +92,13 @@ def gather_sources(
     notes: tuple[str, ...] = ()
     if unreadable:
         path, reason = unreadable[0]
-        many = "1 image can't" if len(unreadable) == 1 else f"{len(unreadable)} images can't"
-        first = "" if len(unreadable) == 1 else "the first is "
-        notes = (f"{many} be read and was left out: {first}{path}: {reason}",)
+        if len(unreadable) == 1:
+            notes = (f"1 image can't be read and was left out: {path}: {reason}",)
+        else:
+            notes = (
+                f"{len(unreadable)} images can't be read and were left out; the first is {path}: "
+                f"{reason}",
+            )
     read.sort(key=lambda part: part.name)
     return _selection(read, recipe, request, label), notes
 

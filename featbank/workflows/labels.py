@@ -164,7 +164,7 @@ def chosen_labels(
     excluded = list(exclude)
     if not any(word is not None for word in words):
         raise DataError(
-            "no image of the bank has a label; give classes as subfolders, or a table with labels."
+            "no image has a label; give classes as subfolders, or a table with labels."
             if column is None
             else f"no image of the bank has a value in the column {column!r}."
         )

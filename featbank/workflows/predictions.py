@@ -32,6 +32,8 @@ def check_table(path: str | os.PathLike[str]) -> None:
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise DataError(f"there is no folder {folder} to write {path} in; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"the folder {folder} can't be written; name another one for {path}.")
     if os.path.exists(path) and (not os.path.isfile(path) or path.startswith("/dev/")):
         what = "a folder" if os.path.isdir(path) else "no plain file"
         raise DataError(f"{path} is {what}; name a file, which is written anew.")

@@ -386,6 +386,7 @@ class _Run:
         use = plan_final(data, seed=seed) if self.for_use else None
         self.images = self.trainer.images(self.rows, data)
         self.final_is_first = use is not None and _learn_the_same(data, use, made, settings)
+        self.scored = len(parts)
         self.count = len(parts) + (use is not None and not self.final_is_first)
         self.unpredicted = sum(len(part.test) for part in parts.values())
         if self.trainer.budget.end is not None:
@@ -548,6 +549,12 @@ class _Run:
         ended = sum(one.stopped == "time" for one in self.trainings)
         if ended:
             notes.append(f"max_seconds ended {ended} of {len(self.trainings)} trainings early.")
+            epochs = [len(one.history) for one in self.trainings[: self.scored]]
+            if max(epochs) >= max(1, 2 * min(epochs)):
+                notes.append(
+                    f"folds trained unequally ({min(epochs)} to {max(epochs)} epochs): their "
+                    "scores are not of one setting; give more --max-seconds."
+                )
         return notes
 
 

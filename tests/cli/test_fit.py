@@ -128,5 +128,5 @@ def test_images_without_labels_can_not_be_fitted(tmp_path: Path) -> None:
     run("extract", tmp_path / "a", *MODEL, "--workers", "0", "--bank", tmp_path / "bank")
 
     assert (
-        "no image of the bank has a label" in run("fit", "--bank", tmp_path / "bank", status=1).err
+        "no image has a label" in run("fit", "--bank", tmp_path / "bank", status=1).err
     )

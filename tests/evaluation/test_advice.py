@@ -91,6 +91,41 @@ def test_what_is_solved_or_no_better_than_chance_comes_before_the_cases() -> Non
     assert "0.520 (0.490 to 0.550), and chance is 0.500" in decision.reasons[1]
 
 
+def test_a_score_without_an_interval_is_itself_compared_with_chance() -> None:
+    nan = float("nan")
+    perfect = Estimate(1.0, nan, nan, (1.0,))
+    third = Estimate(1 / 3, nan, nan, (1 / 3,))
+    figures = dataclasses.replace(FIGURES, class_sizes=(60, 60, 60))
+
+    assert decide(dataclasses.replace(figures, balanced=(perfect,))).action == "layers"
+    decision = decide(dataclasses.replace(figures, balanced=(third,)))
+    assert decision.action == "check"
+    assert "a layer is 0.333, and chance is 0.333" in decision.reasons[1]
+
+
+def test_a_given_split_with_every_image_right_is_no_chance() -> None:
+    y = np.arange(48) % 2
+    splits = np.where(np.arange(48) < 12, "test", "train")
+    blocks = {"early": features(clear, 3, 1, 48) + 20.0 * y[:, None], "last": 20.0 * y[:, None]}
+    found = measure(blocks, y, "ridge", last="last", tune=False, splits=splits)
+
+    assert found["last"].balanced.mean == 1
+    assert np.isnan(found["last"].balanced.low)
+    assert found.decision.action != "check"
+    assert "nan" not in found.table()
+
+
+def test_centroids_of_draws_without_spread_are_advised_by() -> None:
+    y = np.arange(64) % 2
+    X = np.zeros((64, 5))
+    X[:, 0] = y
+    X[::9, 1:] = np.random.default_rng(0).normal(size=(8, 4))
+    splits = np.where(np.arange(64) < 16, "test", "train")
+    found = measure({"last": X}, y, "centroid", last="last", splits=splits)
+
+    assert [point.images for point in found.labels] == [6, 12, 24, 48]
+
+
 N = 240
 
 

@@ -286,3 +286,19 @@ def test_a_class_whose_images_are_all_scored_on_can_not_be_drawn():
     digests = np.concatenate([np.arange(20), np.arange(20)])
     with pytest.raises(EvaluationError, match="no image to draw from"):
         learning_curve(X[:40], Y[:40], "centroid", splits=splits, digests=digests)
+
+
+def test_centroids_that_a_draw_can_not_shrink_are_scored_as_they_are():
+    y = np.arange(64) % 2
+    sparse = np.zeros((64, 5))
+    sparse[:, 0] = y
+    sparse[::16, 1:] = np.random.default_rng(0).normal(size=(4, 4))
+    words = {"sizes": [2, 4], "draws": 3, "cv": 2}
+    found = learning_curve(sparse, y, "centroid", **words)["centroid"]
+
+    assert all(0.5 < point.metrics["accuracy"].mean <= 1 for point in found.points)
+    assert any("centroids were not shrunk" in note for note in found.notes)
+    assert not any("divide" in note for note in found.notes)
+    shrunk = {"tune": False, "params": {"shrink_threshold": 0.1}}
+    with pytest.raises(HeadError, match=r"can't be shrunk; leave draws so small out .*--sizes"):
+        learning_curve(sparse, y, "centroid", **words, **shrunk)

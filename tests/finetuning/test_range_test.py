@@ -140,6 +140,73 @@ def test_it_stops_where_the_loss_takes_off():
     ]
 
 
+def scripted(losses, sizes=None, **words):
+    """Return what a range test finds where the losses are these, whatever the rates."""
+    weight = nn.Parameter(torch.tensor([0.0]))
+    sizes = [1] * len(losses) if sizes is None else sizes
+    return range_test(
+        nn.ParameterList([weight]),
+        lambda batch: batch[0] + 0 * weight.sum(),
+        list(zip(map(float, losses), sizes, strict=True)),
+        torch.optim.SGD([weight], lr=1.0),
+        steps=len(losses),
+        size=lambda batch: batch[1],
+        **words,
+    )
+
+
+@pytest.mark.parametrize("end", [[5.0, 5.0], [math.inf], [math.nan]])
+def test_two_high_losses_in_a_row_or_one_that_is_no_number_are_a_take_off(end):
+    found = scripted([1.0] * 30 + [5.0] + [1.0] * 9 + end + [1.0] * 10)
+
+    assert len(found.losses) == 40 + len(end)
+    assert found.diverged_at == found.rates[-1]
+
+
+def test_high_losses_below_the_first_are_no_take_off():
+    found = scripted([1.0] * 10 + [0.01] * 80 + [0.1, 0.1] + [0.01] * 8)
+
+    assert found.diverged_at is None
+    assert found.suggestion is not None
+
+
+def test_a_batch_counts_by_its_size():
+    sizes = np.tile([32, 11], 10)
+    losses = np.random.default_rng(0).normal(1, 0.1, 20)
+    found = scripted(losses, sizes.tolist(), smoothing=0.8)
+
+    for k, smoothed in enumerate(found.smoothed):
+        weights = 0.8 ** np.arange(k, -1, -1) * sizes[: k + 1]
+        assert smoothed == pytest.approx(np.average(losses[: k + 1], weights=weights))
+
+
+def noisy(seed, fall):
+    """Return losses that fall at a hundredth, seen through large batches and small in turn."""
+    sizes = np.tile([32, 11], 50)
+    rates = np.linspace(-6, 0, 100)
+    noise = np.random.default_rng(seed).normal(0, 0.3, 100) / np.sqrt(sizes)
+    return (1.1 - fall / (1 + np.exp(-4 * (rates + 2))) + noise).tolist(), sizes.tolist()
+
+
+def test_noise_is_no_fall():
+    found = [scripted(*noisy(seed, fall=0)) for seed in range(40)]
+
+    assert sum(one.suggestion is not None for one in found) <= 1
+    refused = next(one for one in found if one.suggestion is None)
+    assert refused.to_dict()["tenth_of_lowest"] is None
+    assert refused.summary() == (
+        "The loss did not fall clearly, so no learning rate can be suggested; more --steps or a "
+        "larger --batch-size would tell."
+    )
+
+
+def test_a_fall_is_found_in_noise_where_it_is():
+    for seed in range(40):
+        found = scripted(*noisy(seed, fall=0.5))
+        assert 3e-3 < found.suggestion < 0.3, seed
+        assert found.suggestion < found.lowest
+
+
 def test_a_range_without_harm_is_gone_through():
     net, loss, batches, optimizer = problem()
     found = range_test(net, loss, batches, optimizer, high=1e-2, steps=30)

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from featbank.backbones import from_module
 from featbank.backbones.request import Request
-from featbank.errors import ClassifierError
+from featbank.backbones.resolution import build
+from featbank.errors import BackboneError, ClassifierError
 from featbank.finetuning.images import Images
 from featbank.finetuning.network import tunable
 from featbank.finetuning.settings import FineTuneSettings
@@ -53,10 +54,10 @@ def changed(path: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> P
     text = json.loads(header["__metadata__"]["featbank"])
     change(text)
     from featbank.backbones.recipe import canonical_json
-    from featbank.finetuning.tuned import _digest
+    from featbank.backbones.tuned import digest_tuned
 
     text.pop("digest", None)
-    text["digest"] = _digest(canonical_json(text), loaded.state)
+    text["digest"] = digest_tuned(canonical_json(text), loaded.state)
     save_file(dict(loaded.state), to, metadata={"featbank": canonical_json(text)})
     return to
 
@@ -136,6 +137,16 @@ def test_a_changed_byte_is_found(saved: Path, tmp_path: Path, where: float) -> N
 
     with pytest.raises(ClassifierError, match=r"is damaged|can't be read|no classifier"):
         TunedClassifier.load(broken)
+
+
+def test_a_damaged_file_gives_no_features_either(saved: Path, tmp_path: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[-1000] ^= 1
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(data)
+    build(Request("squeezenet1_1", weights=str(saved), input_size=64))
+    with pytest.raises(BackboneError, match="is damaged"):
+        build(Request("squeezenet1_1", weights=str(broken), input_size=64))
 
 
 @pytest.mark.parametrize(

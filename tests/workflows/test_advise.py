@@ -81,8 +81,11 @@ def test_every_recommendations_commands_have_words_that_the_commands_know(
         cli.commands[name].make_context(name, words, parent)  # refuses what it does not know
 
 
-def test_one_layer_of_a_network_made_in_python_leaves_likeness_open(bank: Bank) -> None:
-    found = advise(bank, "ridge", layers="penultimate", tune=False, cv=3)
+def test_one_layer_of_a_network_made_in_python_leaves_likeness_open(tmp_path: Path) -> None:
+    make_images(tmp_path / "data", 36)
+    made = from_module(Renamed(), transform=PREPROCESS, version="one", name="one")
+    extract(tmp_path / "data", made, tmp_path / "bank", workers=0)
+    found = advise(tmp_path / "bank", "ridge", tune=False, cv=3)
 
     assert found.decision.likeness == "unknown"
     assert not any("extract" in command.line for command in found.commands)
@@ -95,6 +98,15 @@ def test_without_the_last_layer_the_best_one_stands_for_it(bank: Bank) -> None:
     assert found.last is None
     assert found.labels_of in ("stage1", "stage10")
     assert found.decision.likeness == "unknown"
+
+
+@pytest.mark.parametrize("layers", ["penultimate", "stage1"])
+def test_layers_that_the_bank_has_are_not_to_be_extracted_again(bank: Bank, layers: str) -> None:
+    found = advise(bank, "ridge", layers=layers, tune=False, cv=3)
+
+    assert found.commands[-1].line == f"featbank advise --bank {bank.path} --cv 3 --head ridge"
+    assert not any("extract" in command.line for command in found.commands)
+    assert not any("featbank.extract" in note for note in found.notes)
 
 
 def test_all_that_chooses_rows_is_in_the_commands(bank: Bank, tmp_path: Path) -> None:

@@ -172,6 +172,26 @@ def test_time_is_for_all_trainings_together(tour: Tour) -> None:
         finetune(tour.data, **SMALL, max_seconds=-1)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "told"), [((None, 1e-3), [3, 1], True), ((1e-3, 1e-3), [1, 1], False)]
+)
+def test_folds_that_time_let_train_unequally_are_told(
+    tour: Tour,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: tuple[float | None, ...],
+    epochs: list[int],
+    told: bool,
+) -> None:
+    shares = iter(seconds)
+    monkeypatch.setattr(Budget, "share", lambda *_, **__: next(shares))
+    result = finetune(tour.data, **{**SMALL, "epochs": 3}, cv=2)
+
+    assert [len(one.history) for one in result.trainings] == epochs
+    assert any("max_seconds ended" in note for note in result.evaluation.notes)
+    said = "folds trained unequally (1 to 3 epochs): their scores are not of one setting"
+    assert any(note.startswith(said) for note in result.evaluation.notes) == told
+
+
 def test_each_training_may_take_an_equal_share_of_what_is_left() -> None:
     budget = Budget.of(100.0)
 
@@ -237,6 +257,15 @@ def test_what_is_left_of_another_run_is_begun_anew_unless_resumed(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(FineTuneError, match="no checkpoints to resume"):
         finetune(tour.data, **SMALL, resume=True)
+
+
+def test_where_nothing_is_to_be_resumed_a_run_begins_and_says_so(
+    tour: Tour, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="featbank"):
+        finetune(tour.data, **SMALL, cv=2, checkpoints=tmp_path / "kept", resume=True)
+
+    assert f"no checkpoints in {tmp_path / 'kept'}; beginning anew." in caplog.messages
 
 
 def test_what_a_run_was_ended_in_is_not_thrown_away_unasked(tour: Tour, tmp_path: Path) -> None:

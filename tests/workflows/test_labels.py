@@ -158,7 +158,7 @@ def test_labels_that_are_not_there_are_said(options, said):
 
 
 def test_without_any_label_it_is_said_where():
-    with pytest.raises(DataError, match="no image of the bank has a label"):
+    with pytest.raises(DataError, match="no image has a label"):
         labels([None, None])
     with pytest.raises(DataError, match="no image of the bank has a value in the column 'p'"):
         labels([None, None], column="p")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 
-from featbank.evaluation.intervals import Estimate
+from featbank.evaluation.intervals import ROUNDING, Estimate
 from featbank.evaluation.text import counted, points
 
 __all__ = ["FEW", "MANY", "WORTH", "Decision", "Figures", "decide"]
@@ -142,8 +143,8 @@ def decide(figures: Figures) -> Decision:
       above 0. Not the best earlier layer as such, for the first of many is ahead by chance.
     - *Ahead*: every earlier layer's difference to the last has an interval below 0.
     - Before all that, "check": no layer's balanced accuracy has an interval above chance, one over
-      the number of classes. And "head", whatever the case: the score's interval is above
-      1 - `WORTH`, which leaves nothing to gain.
+      the number of classes; a score without an interval is itself compared with chance. And "head",
+      whatever the case: the score's interval is above 1 - `WORTH`, which leaves nothing to gain.
 
     Differences are paired and intervals are of 95 %; one that holds 0 decides nothing, and nor does
     one that could not be had.
@@ -160,7 +161,7 @@ def decide(figures: Figures) -> Decision:
         *_layer_words(figures, likeness),
     )
     chance = 1 / len(figures.class_sizes)
-    if not any(one.low > chance for one in figures.balanced):
+    if not any(_above(one, chance) for one in figures.balanced):
         action = "check"
         words = (
             "No layer is known to tell these classes apart better than chance: look at the labels "
@@ -174,6 +175,12 @@ def decide(figures: Figures) -> Decision:
             "them."
         )
     return Decision(action, size, likeness, words, reasons)
+
+
+def _above(score: Estimate, chance: float) -> bool:
+    """Tell whether a score, surely where it has an interval, is above chance."""
+    least = score.mean if isnan(score.low) else score.low
+    return least > chance + ROUNDING
 
 
 def _size(figures: Figures) -> str:
@@ -250,7 +257,8 @@ def _layer_words(figures: Figures, likeness: str) -> list[str]:
 
 def _chance_words(figures: Figures, chance: float) -> str:
     best = max(figures.balanced, key=lambda one: one.mean)
+    ends = "" if isnan(best.low) else f" ({best.low:.3f} to {best.high:.3f})"
     return (
-        f"The best balanced accuracy of a layer is {best.mean:.3f} ({best.low:.3f} to "
-        f"{best.high:.3f}), and chance is {chance:.3f}."
+        f"The best balanced accuracy of a layer is {best.mean:.3f}{ends}, and chance is "
+        f"{chance:.3f}."
     )

@@ -204,7 +204,9 @@ def _score(candidate: Candidate, data: Inputs, train: Int, test: Int, seed: int)
     try:
         fitted = fit(candidate, drawn.X, drawn.y, plan_final(drawn, seed=seed).inner)
     except HeadError as error:
-        raise HeadError(f"{str(error).rstrip('.')}; leave draws so small out (sizes).") from error
+        raise HeadError(
+            f"{str(error).rstrip('.')}; leave draws so small out by sizes (--sizes)."
+        ) from error
     hits = np.asarray(fitted.estimator.predict(data.X[test])) == data.y[test]
     return Scored(hits, len(train), time.perf_counter() - start, fitted.notes)
 

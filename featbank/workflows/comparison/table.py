@@ -127,7 +127,10 @@ class Table:
                     progress(RowProgress(name, done, len(entries), words))
 
             tell("starting")
-            outcome: RowOutcome = run_apart(entry.row.name, entry.row, tell)
+            row = entry.row
+            if isinstance(row, TrainedRow) and entry.key and store.is_writable():
+                row = dataclasses.replace(row, checkpoints=store.training(entry.key))
+            outcome: RowOutcome = run_apart(row.name, row, tell)
             self._check_folds(entry.row.name, outcome)
             entry.keep(outcome, store)
             found.append(_Found(outcome, False, entry.notes))
@@ -180,8 +183,6 @@ class Table:
             return _Entry(row, notes=(note,))
         depends = {"kind": row.kind, **own, **self.common}
         key = store.key(depends)
-        if isinstance(row, TrainedRow) and store.is_writable():
-            row = dataclasses.replace(row, checkpoints=store.training(key))
         if fresh:
             store.forget_training(key)
             return _Entry(row, key, depends)
