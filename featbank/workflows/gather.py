@@ -92,13 +92,14 @@ def gather_sources(
     notes: tuple[str, ...] = ()
     if unreadable:
         path, reason = unreadable[0]
-        if len(unreadable) == 1:
-            notes = (f"1 image can't be read and was left out: {path}: {reason}",)
-        else:
-            notes = (
-                f"{len(unreadable)} images can't be read and were left out; the first is {path}: "
-                f"{reason}",
-            )
+        one = len(unreadable) == 1
+        many = (
+            "1 image can't be read and was"
+            if one
+            else f"{len(unreadable)} images can't be read and were"
+        )
+        first = "" if one else "the first is "
+        notes = (f"{many} left out: {first}{path}: {reason}",)
     read.sort(key=lambda part: part.name)
     return _selection(read, recipe, request, label), notes
 
