@@ -127,6 +127,4 @@ def test_images_without_labels_can_not_be_fitted(tmp_path: Path) -> None:
     make_images(tmp_path, 2, classes=1)
     run("extract", tmp_path / "a", *MODEL, "--workers", "0", "--bank", tmp_path / "bank")
 
-    assert (
-        "no image has a label" in run("fit", "--bank", tmp_path / "bank", status=1).err
-    )
+    assert "no image has a label" in run("fit", "--bank", tmp_path / "bank", status=1).err
