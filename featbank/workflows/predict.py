@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featbank import durable
 from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.request import Request
 from featbank.data.sources import find_images
-from featbank.durable import write_file
 from featbank.errors import ClassifierError, WeightsMismatch, readable
 from featbank.extraction.run import Settings
 from featbank.workflows.embed import embed_paths
@@ -97,7 +97,7 @@ class PredictionResult:
             There is no place for the table.
         """
         check_table(path)
-        write_file(os.fspath(path), self.csv(probabilities=probabilities).encode())
+        durable.write_file(os.fspath(path), self.csv(probabilities=probabilities).encode())
 
 
 def load_classifier(
