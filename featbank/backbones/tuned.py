@@ -23,13 +23,21 @@ from featbank.regular import open_regular
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FORMAT", "KEY", "TunedWeights", "describe_weights", "digest_tuned"]
+__all__ = [
+    "FORMAT",
+    "KEY",
+    "MAX_HEADER",
+    "MAX_SIDE",
+    "TunedWeights",
+    "describe_weights",
+    "digest_tuned",
+]
 
 KEY = "featbank"
 _WRAPPED = "network."
 FORMAT = 1
-_MAX_HEADER = 1 << 26
-_MAX_SIDE = 4096
+MAX_HEADER = 1 << 26
+MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def describe_weights(path: str | os.PathLike[str]) -> TunedWeights | None:
     try:
         with open_regular(where) as file:
             size = int.from_bytes(file.read(8), "little")
-            if size > min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
+            if size > min(MAX_HEADER, os.fstat(file.fileno()).st_size):
                 return None
             text = json.loads(file.read(size))["__metadata__"][KEY]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -193,7 +201,7 @@ def _preprocess(data: Any) -> Preprocess:
     if (
         found.fit not in FITS
         or found.interpolation not in INTERPOLATIONS
-        or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in found.crop + resize)
+        or not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in found.crop + resize)
         or not len(found.mean) == len(found.std) == len(found.fill) == 3
     ):
         raise ValueError("its preprocessing")

@@ -23,9 +23,9 @@ from featbank.cli.options import (
     set_option,
     shown,
     words_of,
+    write_figures,
 )
 from featbank.cli.sections import Sectioned
-from featbank.errors import readable
 
 
 def _words(options: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def curve(
             **_words(options),
         )
     if table is not None:
-        _write(table, result.rows())
+        write_figures(table, result.rows())
     if as_json:
         print_json(result.to_dict())
         return
@@ -226,17 +226,3 @@ def _numbers(text: str | None) -> list[int] | None:
         return None if text is None else [int(word) for word in words_of(text) or []]
     except ValueError as error:
         raise click.BadParameter(f"write --sizes 1,10,100, not {text!r}.") from error
-
-
-def _write(path: str, rows: list[list[Any]]) -> None:
-    import csv
-    import io
-
-    from featbank.durable import write_file
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for head, *figures in rows:
-        cells = [f"{v:.6g}" if isinstance(v, float) else v for v in figures]
-        writer.writerow([readable(head), *cells])
-    write_file(path, text.getvalue().encode())

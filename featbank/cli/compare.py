@@ -19,9 +19,9 @@ from featbank.cli.options import (
     rows_options,
     shown,
     words_of,
+    write_figures,
 )
 from featbank.cli.sections import Sectioned
-from featbank.errors import readable
 
 if TYPE_CHECKING:
     from featbank.workflows.comparison.table import RowProgress
@@ -167,7 +167,8 @@ def compare(
             click.echo("\nFinished rows are kept; the same command goes on.", err=True)
             raise
     if table is not None:
-        _write(table, result.records())
+        records = result.records()
+        write_figures(table, [list(records[0]), *(list(one.values()) for one in records)])
     if as_json:
         print_json(result.to_dict())
         return
@@ -194,18 +195,3 @@ def _progress() -> Iterator[Callable[[RowProgress], None] | None]:
             bar.refresh()
 
         yield update
-
-
-def _write(path: str, records: list[dict[str, Any]]) -> None:
-    import csv
-    import io
-
-    from featbank.durable import write_file
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(records[0])
-    for record in records:
-        cells = [f"{v:.6g}" if isinstance(v, float) else v for v in record.values()]
-        writer.writerow([readable(cells[0]), *cells[1:]])
-    write_file(path, text.getvalue().encode())

@@ -290,6 +290,21 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, allow_nan=False))
 
 
+def write_figures(path: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table as CSV: names first in each row, and figures to six digits."""
+    import csv
+    import io
+
+    from featbank.durable import write_file
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for name, *figures in rows:
+        cells = [f"{v:.6g}" if isinstance(v, float) else v for v in figures]
+        writer.writerow([readable(name), *cells])
+    write_file(path, text.getvalue().encode())
+
+
 @contextlib.contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
     """Show progress with rate and time left on standard error, if it is a terminal."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.request import Request
-from featbank.backbones.tuned import FORMAT, KEY, digest_tuned
+from featbank.backbones.tuned import FORMAT, KEY, MAX_HEADER, MAX_SIDE, digest_tuned
 from featbank.classifier import Prediction
 from featbank.durable import write_file
 from featbank.errors import ClassifierError, FeatbankError
@@ -43,8 +43,6 @@ __all__ = ["TunedClassifier", "top_predictions"]
 
 Array = npt.NDArray[Any]
 
-_MAX_HEADER = 1 << 26  # bytes: a history of thousands of epochs and the names of all tensors
-_MAX_SIDE = 4096  # of a network's input, in pixels
 _MAX_WORDS = 200
 _OWN_CLASSIFIER = 50_000_000
 """Parameters that a backbone's own classifier has at most; the file has another in its place."""
@@ -273,7 +271,7 @@ class TunedClassifier:
         crop = self.preprocess.crop
         if head > numbers or len(set(self.classes)) != len(self.classes) or len(widths) > 100:
             raise ClassifierError(f"{where!r} is refused: its head is larger than its tensors.")
-        if not all(0 < side <= _MAX_SIDE for side in crop):
+        if not all(0 < side <= MAX_SIDE for side in crop):
             raise ClassifierError(f"{where!r} is refused: its input has {crop[0]} x {crop[1]} px.")
         known = describe(self.request.model).parameters or 0
         if known > numbers + _OWN_CLASSIFIER:
@@ -319,7 +317,7 @@ def top_predictions(probability: Array, classes: Sequence[str], k: int) -> list[
 def _described(data: bytes, where: str) -> dict[str, Any]:
     """Return what the header says of a classifier."""
     size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(_MAX_HEADER, len(data) - 8):
+    if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
         raise ClassifierError(
             f"{where!r} is no classifier file of featbank, or it is cut short; copy it again from "
             "where it was made."

@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy.typing as npt
 
 from featbank.backbones.layers import PENULTIMATE
 from featbank.backbones.recipe import Column
 from featbank.bank.bank import Bank
 from featbank.bank.recipes import KnownRecipe
-from featbank.bank.selection import Located, choose_columns, choose_recipe
+from featbank.bank.selection import choose_columns, choose_recipe
 from featbank.errors import FeatbankError, FeaturesMissing
 from featbank.workflows.commandlines import bank_words, extract_lines, line, row_words
 from featbank.workflows.labels import label_column
-from featbank.workflows.layers import as_they_are, names_of
+from featbank.workflows.layers import LocatedLayers, as_they_are, names_of
 from featbank.workflows.rows import check_jobs, chosen_rows, layer_words
 
 if TYPE_CHECKING:
@@ -141,29 +139,13 @@ def advise(
     return dataclasses.replace(found, commands=tuple(commands), notes=(*found.notes, *notes))
 
 
-class _Blocks(Mapping[str, npt.NDArray[Any]]):
-    """Features by layer, read when they are asked for."""
-
-    def __init__(self, located: dict[str, Located]) -> None:
-        self.located = located
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return self.located[name].read(slice(None))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.located)
-
-    def __len__(self) -> int:
-        return len(self.located)
-
-
 def _blocks(
     bank: Bank,
     known: KnownRecipe,
     layers: Sequence[str] | None,
     source: str | Sequence[str] | None,
     label: str | None,
-) -> tuple[_Blocks, str | None, list[str]]:
+) -> tuple[LocatedLayers, str | None, list[str]]:
     """Find the layers that all images have, from early to late; return which is the last one."""
     there = as_they_are(list(bank.columns(known.fingerprint)))
     if not there:
@@ -189,7 +171,7 @@ def _blocks(
             last = name
     if not located:
         raise FeaturesMissing(notes[0].removeprefix("left out: "))
-    return _Blocks(located), last, notes
+    return LocatedLayers(located), last, notes
 
 
 def _depth(column: Column) -> tuple[bool, list[tuple[int, str]], Column]:
@@ -199,7 +181,7 @@ def _depth(column: Column) -> tuple[bool, list[tuple[int, str]], Column]:
     return column.layer == PENULTIMATE, numbers, column
 
 
-def _has_further(there: Sequence[Column], blocks: _Blocks, last: str | None) -> bool:
+def _has_further(there: Sequence[Column], blocks: LocatedLayers, last: str | None) -> bool:
     """Tell whether the bank's columns bring what the comparison of layers lacks."""
     if last is None:
         return any(column.layer == PENULTIMATE for column in there)
@@ -210,7 +192,7 @@ def _further(
     bank: Bank,
     known: KnownRecipe,
     source: str | Sequence[str] | None,
-    blocks: _Blocks,
+    blocks: LocatedLayers,
     last: str | None,
 ) -> list[str] | None:
     """Return commands that bring what the comparison of layers lacks; None where none can."""

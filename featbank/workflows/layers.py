@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
 
 from featbank.backbones.recipe import Column
 from featbank.bank.bank import Bank
 from featbank.bank.recipes import KnownRecipe
-from featbank.bank.selection import choose_columns, choose_recipe
+from featbank.bank.selection import Located, choose_columns, choose_recipe
 from featbank.errors import EvaluationError
 
-__all__ = ["as_they_are", "layers_to_choose", "names_of"]
+__all__ = ["LocatedLayers", "as_they_are", "layers_to_choose", "names_of"]
+
+
+class LocatedLayers(Mapping[str, npt.NDArray[Any]]):
+    """Features of a bank by the name of their layer, read when they are asked for."""
+
+    def __init__(self, located: dict[str, Located]) -> None:
+        self.located = located
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.located[name].read(slice(None))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.located)
+
+    def __len__(self) -> int:
+        return len(self.located)
 
 
 def as_they_are(columns: Sequence[Column]) -> list[Column]:

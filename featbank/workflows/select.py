@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy.typing as npt
 
 from featbank.backbones.recipe import Column
 from featbank.bank.bank import Bank
@@ -15,7 +13,7 @@ from featbank.bank.recipes import KnownRecipe
 from featbank.bank.selection import Located, choose_recipe
 from featbank.errors import FeatbankError, FeaturesMissing
 from featbank.workflows.labels import label_column
-from featbank.workflows.layers import as_they_are, names_of
+from featbank.workflows.layers import LocatedLayers, as_they_are, names_of
 from featbank.workflows.rows import check_jobs, chosen_rows, layer_words
 from featbank.workflows.views import checked_combination
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from featbank.evaluation.ranking import Ranking
 
 __all__ = ["select"]
-
-Array = npt.NDArray[Any]
 
 
 def select(
@@ -120,22 +116,6 @@ def select(
     return dataclasses.replace(result, notes=(*result.notes, *notes, *said))
 
 
-class _Blocks(Mapping[str, Array]):
-    """Features of a bank by name, read when they are asked for."""
-
-    def __init__(self, located: dict[str, Located]) -> None:
-        self.located = located
-
-    def __getitem__(self, name: str) -> Array:
-        return self.located[name].read(slice(None))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.located)
-
-    def __len__(self) -> int:
-        return len(self.located)
-
-
 def _blocks(
     bank: Bank,
     recipe: str | None,
@@ -143,7 +123,7 @@ def _blocks(
     views: str | None,
     source: str | Sequence[str] | None,
     label: str | None,
-) -> tuple[_Blocks, list[str]]:
+) -> tuple[LocatedLayers, list[str]]:
     """Find every column that all images have, by the shortest name that tells it apart."""
     known_recipes = bank.recipes
     if recipe is not None:
@@ -175,7 +155,7 @@ def _blocks(
     if not found:
         raise FeaturesMissing(notes[0].removeprefix("left out: "))
     names = names_of([(known, column) for known, column, _ in found])
-    return _Blocks(dict(zip(names, (one[2] for one in found), strict=True))), notes
+    return LocatedLayers(dict(zip(names, (one[2] for one in found), strict=True))), notes
 
 
 def _is_named(
@@ -191,7 +171,7 @@ def _is_named(
     )
 
 
-def _costs(blocks: _Blocks) -> tuple[dict[str, float], list[str]]:
+def _costs(blocks: LocatedLayers) -> tuple[dict[str, float], list[str]]:
     """Measure what networks take, where they can be built."""
     from featbank.workflows.cost import network_milliseconds
 
