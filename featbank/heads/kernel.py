@@ -2,6 +2,9 @@
 
 libsvm computes an RBF kernel entry by entry, in each fit anew. With the matrix given
 (``kernel="precomputed"``) it solves the same problem, and one matrix serves all values of C.
+
+Rows of weight 0 are left out before there is a matrix. libsvm drops them too, but then reads the
+entries of a given matrix by the positions that rows had before, and solves another problem.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fit_by_gram", "gamma_of", "gram", "gram_bytes", "precomputed", "suits"]
+__all__ = ["fit_by_gram", "gamma_of", "gram", "gram_bytes", "precomputed", "suits", "weighing"]
 
 Array = npt.NDArray[Any]
 
@@ -56,11 +59,24 @@ def gram_bytes(n: int, m: int = 0) -> int:
     return 20 * n * n + 8 * n * m
 
 
-def precomputed(svc: Any) -> Any:
-    """Return an unfitted copy of `svc` that takes Gram matrices."""
-    from sklearn.base import clone
+def weighing(sample_weight: Array | None) -> Any:
+    """Return an index of the rows whose weight is above 0."""
+    return slice(None) if sample_weight is None else np.flatnonzero(sample_weight > 0)
 
-    return clone(svc).set_params(kernel="precomputed")
+
+def precomputed(svc: Any, y: Array, codes: Array) -> Any:
+    """Return an unfitted copy of `svc` that takes Gram matrices and class codes.
+
+    Its class weights are those of all labels `y`, rows of weight 0 included, as in `SVC.fit`.
+    """
+    from sklearn.base import clone
+    from sklearn.utils import compute_class_weight
+
+    weights = None
+    if svc.class_weight is not None:
+        found = compute_class_weight(svc.class_weight, classes=np.unique(y), y=y)
+        weights = dict(zip(np.unique(codes).tolist(), found.tolist(), strict=True))
+    return clone(svc).set_params(kernel="precomputed", class_weight=weights)
 
 
 def fit_by_gram(svc: Any, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
@@ -75,12 +91,23 @@ def fit_by_gram(svc: Any, X: Array, y: Array, sample_weight: Array | None = None
         One that `suits`; fitted in place.
     X : ndarray of shape (n, d)
     y : ndarray of shape (n,)
+    sample_weight : ndarray of shape (n,), optional
+        Each class has a row of weight above 0.
     """
     gamma = gamma_of(svc, X)
-    solved = precomputed(svc).fit(gram(X, X, gamma), y, sample_weight)
+    rows = weighing(sample_weight)
+    classes, codes = np.unique(y, return_inverse=True)
+    given = X[rows]
+    solved = precomputed(svc, y, codes).fit(
+        gram(given, given, gamma),
+        codes[rows],
+        None if sample_weight is None else sample_weight[rows],
+    )
     kept = {name: value for name, value in vars(solved).items() if name not in svc.get_params()}
     vars(svc).update(kept)
     svc._gamma = gamma
+    svc.classes_ = classes
+    svc.support_ = np.arange(len(X), dtype=solved.support_.dtype)[rows][solved.support_]
     svc.n_features_in_, svc.shape_fit_ = X.shape[1], X.shape
-    svc.support_vectors_ = np.ascontiguousarray(X[solved.support_], dtype=np.float64)
+    svc.support_vectors_ = np.ascontiguousarray(X[svc.support_], dtype=np.float64)
     return svc

@@ -93,10 +93,13 @@ def svm(task: Task) -> Array:
         "use linear-svm or logreg, or fewer images",
     )
     scores = np.empty((len(task.values), len(task.folds)))
-    solver = kernel.precomputed(task.last)
     for f, (rows, held) in enumerate(task.folds):
         X, others = _scaled(task, rows, held)
         gamma = kernel.gamma_of(task.last, X)
+        solver = kernel.precomputed(task.last, task.y[rows], task.codes[rows])
+        if task.weights is not None:
+            weighing = kernel.weighing(task.weights[rows])
+            X, rows = X[weighing], rows[weighing]
         square, across = kernel.gram(X, X, gamma), kernel.gram(others, X, gamma)
         for v, C in enumerate(task.values):
             svc = clone(solver).set_params(C=C)

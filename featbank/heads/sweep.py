@@ -231,13 +231,16 @@ def as_task(
     if fit_params and kind not in ("LogisticRegression", "LinearSVC", "SVC"):
         return None
     weights = {k: np.asarray(v, dtype=np.float64) for k, v in fit_params.items()}
-    if any(w.min() < 0 or w[rows].sum() <= 0 for w in weights.values() for rows, _ in folds):
+    if any(w.min() < 0 for w in weights.values()):
         return None  # what to say of such weights is scikit-learn's
     from featbank.heads.scoring import scorer
 
     y = np.asarray(y)
     classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2 or any(len(np.unique(codes[rows])) < len(classes) for rows, _ in folds):
+    seen = np.all([np.ones(len(X)), *weights.values()], axis=0)
+    if len(classes) < 2 or any(
+        len(np.unique(codes[rows][seen[rows]])) < len(classes) for rows, _ in folds
+    ):
         return None
     score, bounded = scorer(scoring, y)
     return Task(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import make_classification
+from sklearn.datasets import load_breast_cancer, make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -10,7 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from featbank.errors import EvaluationError, HeadError
 from featbank.evaluation import cross_validate, fit_final
-from featbank.heads import grid
+from featbank.heads import grid, make_head
+from featbank.heads.weights import by_step
 
 X, Y = make_classification(120, 8, n_informative=5, random_state=0)
 NAMES = np.array(["no", "yes"])[Y]
@@ -109,3 +110,19 @@ def test_calibrated_heads_take_weights(calibrate):
         X, Y, "ridge", tune=False, calibrate=calibrate, sample_weight=WEIGHTS**4
     ).estimator
     assert not np.allclose(plain.predict_proba(X), weighted.predict_proba(X), atol=1e-2)
+
+
+def test_one_weight_of_zero_leaves_an_svm_as_good_as_scikit_learns():
+    X, y = load_breast_cancer(return_X_y=True)
+    weights = np.ones(len(y))
+    weights[7] = 0
+    (found,) = cross_validate(X, y, "svm", tune=False, sample_weight=weights).heads
+    predictions = found.predictions
+    for fold in np.unique(predictions.fold):
+        test = predictions.rows[predictions.fold == fold]
+        train = np.setdiff1d(np.arange(len(y)), test)
+        head = make_head("svm", random_state=0)
+        theirs = head.fit(X[train], y[train], **by_step(head, "svm", weights[train]))
+        same = theirs.predict(X[test]) == predictions.y_pred[predictions.fold == fold]
+        assert same.mean() > 0.98
+    assert found.metrics["accuracy"].mean > 0.9

@@ -60,6 +60,31 @@ def test_weights_of_rows_count_in_both_steps():
     np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=5e-3)
 
 
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_rows_of_weight_zero_take_no_part_in_a_gram_matrix(k, class_weight):
+    X, y = data(k)
+    weights = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
+    steps = {"standardscaler__sample_weight": weights, "svc__sample_weight": weights}
+    made = make_head("svm", class_weight=class_weight)
+    ours, theirs = fit_head(clone(made), X, y, **steps), clone(made).fit(X, y, **steps)
+    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=5e-3)
+    assert (weights[ours[-1].support_] > 0).all()
+    np.testing.assert_allclose(
+        ours[-1].support_vectors_, ours[0].transform(X)[ours[-1].support_], rtol=1e-6
+    )
+    assert is_sound_svc(ours[-1])
+
+
+def test_class_weights_by_name_serve_a_fit():
+    X, y = data(2)
+    names = np.array(["b", "a"])[y]
+    made = make_head("svm", class_weight={"a": 5.0, "b": 1.0})
+    ours, theirs = fit_head(clone(made), X, names), clone(made).fit(X, names)
+    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=5e-3)
+    assert ours.classes_.tolist() == ["a", "b"]
+
+
 def test_an_svm_whose_gram_matrix_does_not_fit_is_fitted_without(monkeypatch):
     from featbank.heads import kernel, memory
 

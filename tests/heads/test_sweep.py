@@ -71,7 +71,7 @@ def test_scores_with_fewer_rows_than_columns_are_those_of_agrid_search(head):
 
 @pytest.mark.parametrize("head", ["logreg", "linear-svm", "svm"])
 @pytest.mark.parametrize("k", [2, 3])
-@pytest.mark.parametrize("weighted", ["classes", "rows"])
+@pytest.mark.parametrize("weighted", ["classes", "named classes", "rows", "rows, some 0"])
 def test_weights_mean_what_they_mean_in_agrid_search(head, k, weighted):
     X, y = data(k)
     keep = (y != "b") | (np.arange(len(y)) % 3 == 0)
@@ -80,8 +80,12 @@ def test_weights_mean_what_they_mean_in_agrid_search(head, k, weighted):
     estimator, fit_params = make_head(head, random_state=0), {}
     if weighted == "classes":
         estimator = make_head(head, random_state=0, class_weight="balanced")
+    elif weighted == "named classes":
+        by_name = {name: 1.0 + (name == "b") for name in np.unique(y)}
+        estimator = make_head(head, random_state=0, class_weight=by_name)
     else:
         rows = np.random.default_rng(0).uniform(0, 3, len(y))
+        rows[rows < (1 if weighted == "rows, some 0" else 0)] = 0
         fit_params = {f"{name}__sample_weight": rows for name, _ in estimator.steps}
     assert as_task(estimator, grid(head), X, y, folds, None, fit_params) is not None
     score = "balanced_accuracy"
