@@ -107,5 +107,6 @@ def tour(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Tour:
         os.utime(path, (1_000_000_000, 1_000_000_000))
     time.sleep(2.1)  # younger files are read again, whatever test comes first
     run("extract", made.data, *MODEL, "--bank", made.bank, "--workers", "0")
-    run("fit", "--bank", made.bank, "--no-tune", "--jobs", "1", "--out", made.folder)
+    words = ("--head", "svm", "--no-tune", "--jobs", "1", "--out", made.folder)
+    run("fit", "--bank", made.bank, *words)
     return made

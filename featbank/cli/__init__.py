@@ -126,8 +126,8 @@ def cli(*, verbose: bool) -> None:
 
     \b
       featbank extract --model resnet50 data/     images -> ./bank
-      featbank fit --head svm                     ./bank -> scores and svm.skops
-      featbank predict svm.skops photos/          new images -> classes
+      featbank fit                                ./bank -> scores and logreg.skops
+      featbank predict logreg.skops photos/       new images -> classes
     """  # noqa: D301  (click's mark for lines that stay as they are)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("featbank").setLevel(logging.DEBUG if verbose else logging.INFO)

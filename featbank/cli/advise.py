@@ -11,6 +11,7 @@ from featbank.cli.options import (
     features_options,
     fits_options,
     folds_options,
+    head_option,
     json_option,
     label_options,
     parameters_of,
@@ -34,13 +35,7 @@ from featbank.cli.sections import Sectioned
     },
 )
 @bank_option
-@click.option(
-    "--head",
-    default="logreg",
-    show_default=True,
-    metavar="NAME",
-    help="What layers are compared by.",
-)
+@head_option("The head that layers are compared by.")
 @click.option(
     "--tune/--no-tune", default=True, show_default=True, help="Choose settings inside each fold."
 )

@@ -14,6 +14,8 @@ from featbank.cli.options import (
     features_options,
     fits_options,
     folds_options,
+    head_option,
+    heads_option,
     json_option,
     label_options,
     parameters_of,
@@ -53,14 +55,7 @@ def _words(options: dict[str, Any]) -> dict[str, Any]:
     },
 )
 @bank_option
-@click.option(
-    "--head",
-    "heads",
-    multiple=True,
-    default=["logreg"],
-    metavar="NAME",
-    help="May be repeated, or several separated by commas.",
-)
+@heads_option("Heads to draw a curve for.")
 @features_options
 @combined_options
 @label_options
@@ -176,9 +171,7 @@ def curve(
     },
 )
 @bank_option
-@click.option(
-    "--head", default="logreg", show_default=True, metavar="NAME", help="What ranks; not tuned."
-)
+@head_option("The head that ranks; not tuned.")
 @features_options
 @averaged_option
 @label_options

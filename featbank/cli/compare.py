@@ -13,6 +13,7 @@ from featbank.cli.options import (
     bank_option,
     class_weight_of,
     folds_options,
+    heads_option,
     json_option,
     label_options,
     print_json,
@@ -42,15 +43,7 @@ __all__ = ["compare"]
     },
 )
 @bank_option
-@click.option(
-    "--head",
-    "heads",
-    multiple=True,
-    default=["logreg", "svm"],
-    metavar="NAME,...",
-    help="A row for each, on each set of layers of each recipe; none for no frozen rows.  "
-    "[default: logreg,svm]",
-)
+@heads_option("Heads on frozen features, a row each; none for no frozen rows.")
 @click.option(
     "--layers",
     multiple=True,

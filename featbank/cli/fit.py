@@ -14,6 +14,7 @@ from featbank.cli.options import (
     features_options,
     fits_options,
     folds_options,
+    heads_option,
     json_option,
     label_options,
     parameters_of,
@@ -41,14 +42,7 @@ from featbank.cli.sections import Sectioned
     },
 )
 @bank_option
-@click.option(
-    "--head",
-    "heads",
-    multiple=True,
-    default=["svm"],
-    metavar="NAME",
-    help="May be repeated, or several separated by commas. --list-heads tells which there are.",
-)
+@heads_option("Heads to score and save. --list-heads lists them.")
 @click.option("--list-heads", is_flag=True, help="List the heads and end.")
 @click.option(
     "--protocol",

@@ -214,6 +214,27 @@ folds_options = together(
     ),
 )
 
+_HEAD = "logreg"
+
+
+def head_option(text: str) -> Callable[[Command], Command]:
+    """Make the option that names one head."""
+    return click.option("--head", default=_HEAD, show_default=True, metavar="NAME", help=text)
+
+
+def heads_option(text: str) -> Callable[[Command], Command]:
+    """Make the option that names one or several heads."""
+    return click.option(
+        "--head",
+        "heads",
+        multiple=True,
+        default=[_HEAD],
+        show_default=True,
+        metavar="NAME,...",
+        help=text,
+    )
+
+
 set_option = click.option(
     "--set", "params", multiple=True, metavar="NAME=VALUE", help="A head's parameter."
 )

@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 def cross_validate(
     X: Any,
     y: Any,
-    head: Any = "svm",
+    head: Any = "logreg",
     *,
     classes: Sequence[str] | None = None,
     cv: int | float | None = None,

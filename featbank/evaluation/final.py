@@ -53,7 +53,7 @@ class FinalFit:
 def fit_final(
     X: Any,
     y: Any,
-    head: Any = "svm",
+    head: Any = "logreg",
     *,
     classes: Sequence[str] | None = None,
     splits: Any = None,

@@ -297,9 +297,9 @@ def _commands(
             Command(line("fit", *base, *one, "--head", ",".join(heads)), "fit and save heads")
         )
     elif action == "layers":
-        chosen = line("fit", *base, "--choose-layer", *every, "--head", "svm")
-        commands.append(Command(chosen, "an SVM that chooses its layer inside the folds"))
-        ranked = line("select", *base, *every, "--head", "svm", "--join", "all")
+        chosen = line("fit", *base, "--choose-layer", *every, "--head", found.head)
+        commands.append(Command(chosen, "a head that chooses its layer inside the folds"))
+        ranked = line("select", *base, *every, "--head", found.head, "--join", "all")
         commands.append(Command(ranked, "whether layers joined do better than each alone"))
     elif action == "finetune":
         tuned = line("finetune", *base, "--init", "probe", "--lr", "1e-4", "--backbone-lr", "1")

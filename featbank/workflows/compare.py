@@ -34,7 +34,7 @@ Trainings = str | Sequence[str] | Mapping[str, FineTuneSettings | Mapping[str, A
 
 def compare(
     bank: Bank | str | os.PathLike[str] = "bank",
-    heads: Any = ("logreg", "svm"),
+    heads: Any = "logreg",
     *,
     recipe: str | Sequence[str] | None = None,
     layers: str | Sequence[str | Sequence[str]] | None = None,

@@ -28,7 +28,7 @@ __all__ = ["fit"]
 
 def fit(
     bank: Bank | str | os.PathLike[str] = "bank",
-    head: Any = "svm",
+    head: Any = "logreg",
     *,
     recipe: str | None = None,
     layers: str | Sequence[str] | None = None,

@@ -68,3 +68,18 @@ def test_long_help_has_sections_that_name_every_option_once(name: str) -> None:
         *command.sections
     ]
     assert "--help" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["fit", "curve", "compare", "select", "advise"])
+def test_logreg_is_the_default_head_and_help_shows_it(name: str) -> None:
+    import inspect
+
+    import featbank
+    from featbank.evaluation.final import fit_final
+
+    help_text = " ".join(run(name, "--help").out.split())
+    assert "[default: logreg]" in help_text
+    functions = (getattr(featbank, name), featbank.cross_validate, fit_final)
+    for function in (*functions, featbank.TransferClassifier):
+        parameters = inspect.signature(function).parameters
+        assert (parameters.get("head") or parameters["heads"]).default == "logreg"
