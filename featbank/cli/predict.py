@@ -26,9 +26,20 @@ from featbank.errors import readable
     "--csv",
     "table",
     metavar="FILE",
-    help="Write a table: file_name, id (the class), and more if asked; - for standard output.",
+    help="Write path, label, probability and status; - for standard output.",
 )
-@click.option("--probabilities", is_flag=True, help="Probabilities of all classes in the CSV.")
+@click.option(
+    "--csv-style",
+    "style",
+    type=click.Choice(["full", "kaggle"]),
+    default="full",
+    show_default=True,
+    help="Columns of the CSV; kaggle: file_name and id.",
+)
+@click.option("--probabilities", is_flag=True, help="Add the probabilities of all classes.")
+@click.option("--root", metavar="DIR", help="Folder that a table's paths are relative to.")
+@click.option("--path-column", metavar="NAME", help="The table's column of the path.")
+@click.option("--delimiter", metavar="CHAR", help="Delimiter of the table, if it is unusual.")
 @click.option("--bank", metavar="PATH", help="A bank as cache for features.")
 @click.option("--weights", metavar="FILE", help="The backbone's weights, if they moved.")
 @click.option("--trust", multiple=True, metavar="MODULE.CLASS", help="A type the file may hold.")
@@ -40,18 +51,21 @@ def predict(
     *,
     top: int,
     table: str | None,
+    style: str,
     probabilities: bool,
+    path_column: str | None,
     as_json: bool,
     workers: int | None,
     batch_size: int | None,
     device: str,
     **options: Any,
 ) -> None:
-    """Classify IMAGES, files or folders, with a saved CLASSIFIER.
+    """Classify IMAGES with a saved CLASSIFIER.
 
-    It embeds them with the classifier's own recipe, and refuses other weights; a fine-tuned
-    classifier (.safetensors) brings its network. Images that can't
-    be read are listed; only if none can be read is the exit status 1.
+    IMAGES are files, folders, and tables (.csv, .tsv) with a column of paths. They are embedded
+    with the classifier's own recipe, and other weights are refused; a fine-tuned classifier
+    (.safetensors) brings its network. Images that can't be read are listed; the exit status is 1
+    only if none can be read.
     """
     from featbank.errors import ClassifierError
     from featbank.extraction.allocator import keep_large_blocks
@@ -63,8 +77,9 @@ def predict(
     keep_large_blocks()
     if as_json and table == "-":
         raise click.UsageError("--json and --csv - both write to standard output; choose one.")
-    if probabilities and not table:
-        raise click.UsageError("--probabilities belongs to --csv.")
+    if not table and (probabilities or style != "full"):
+        word = "--probabilities" if probabilities else "--csv-style"
+        raise click.UsageError(f"{word} requires --csv.")
     if top < 1:
         raise click.UsageError("--top is 1 or more.")
     if table is not None and table != "-":
@@ -78,17 +93,25 @@ def predict(
         result = workflow(
             opened,
             list(images),
+            columns={} if path_column is None else {"path": path_column},
             top=len(opened.classes) if probabilities else top,
             settings=run_settings(workers=workers, batch_size=batch_size, device=device),
             progress=progress,
             **options,
         )
+    if table:
+        from featbank.evaluation.text import counted
     if table == "-":
-        click.echo(result.csv(probabilities=probabilities), nl=False)
+        click.echo(result.csv(probabilities=probabilities, style=style), nl=False)
     elif table:
-        result.write_csv(table, probabilities=probabilities)
-        count = len(result.predictions)
-        click.echo(f"{count} prediction{'s' * (count != 1)} in {shown(table)}", err=True)
+        result.write_csv(table, probabilities=probabilities, style=style)
+        click.echo(f"{counted(len(result.predictions), 'prediction')} in {shown(table)}", err=True)
+    if table and style == "kaggle" and result.failed:
+        click.echo(
+            f"note: {counted(len(result.failed), 'image')} could not be read and "
+            f"{'has' if len(result.failed) == 1 else 'have'} no row in the table.",
+            err=True,
+        )
     if as_json:
         print_json(result.to_dict())
     elif not table:

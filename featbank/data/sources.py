@@ -28,7 +28,7 @@ from typing import Any
 from featbank.data.index import Listing, Text
 from featbank.data.selection import SPLITS, by_split, check_classes, choose
 from featbank.data.sequences import read_sequence
-from featbank.data.tables import Table, check_columns, read_csv, split_word
+from featbank.data.tables import TABLES, Table, check_columns, read_csv, split_word
 from featbank.data.walk import EXTENSIONS, is_image_name, shown, walk
 from featbank.errors import DataError, SourceNotFound, nearest
 
@@ -44,8 +44,6 @@ __all__ = [
 ]
 
 KINDS = ("folder", "split-folders", "flat", "csv", "list")
-
-_TABLES = (".csv", ".tsv", ".tab", ".txt")
 
 
 @dataclass(frozen=True)
@@ -413,11 +411,11 @@ def _words(words: Sequence[str]) -> tuple[str, ...]:
 def _kind(path: str) -> str:
     """Tell the kind of a path by the rule of this module."""
     if not os.path.isdir(path):
-        if path.lower().endswith(_TABLES):
+        if path.lower().endswith(TABLES):
             return "csv"
         hint = "give the folder it is in, or a list of paths"
         if not is_image_name(os.path.basename(os.fsencode(path))):
-            hint = f"expected a folder, or a table ending in {', '.join(_TABLES)}"
+            hint = f"expected a folder, or a table ending in {', '.join(TABLES)}"
         raise DataError(f"{shown(path)} is a single file; {hint}.")
     try:
         with os.scandir(path) as entries:

@@ -14,10 +14,13 @@ from featbank.data.index import Listing, Text
 from featbank.data.walk import FileStats, shown
 from featbank.errors import DataError, nearest
 
-__all__ = ["COLUMNS", "Table", "check_columns", "read_csv", "split_word", "table_of"]
+__all__ = ["COLUMNS", "TABLES", "Table", "check_columns", "read_csv", "split_word", "table_of"]
 
 COLUMNS = ("path", "label", "split", "group")
 """What a column can mean, and the names that are looked for unless others are given."""
+
+TABLES = (".csv", ".tsv", ".tab", ".txt")
+"""Ends of the names of files that are tables."""
 
 _DELIMITERS = (",", ";", "\t")
 _SPLIT_WORDS = {

@@ -2,102 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from featbank import durable
 from featbank.backbones.recipe import Column, Recipe
 from featbank.backbones.request import Request
-from featbank.data.sources import find_images
-from featbank.errors import ClassifierError, WeightsMismatch, readable
+from featbank.errors import ClassifierError, WeightsMismatch
 from featbank.extraction.run import Settings
 from featbank.workflows.embed import embed_paths
 from featbank.workflows.extract import Model, open_model
-from featbank.workflows.predictions import check_table
+from featbank.workflows.prediction_inputs import named_images
+from featbank.workflows.prediction_result import ImagePrediction, PredictionResult
 
 if TYPE_CHECKING:
     from featbank.backbones.module import ModuleBackbone
     from featbank.classifier import Classifier, Prediction
     from featbank.finetuning.tuned import TunedClassifier
 
-__all__ = ["ImagePrediction", "PredictionResult", "load_classifier", "predict"]
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """The most likely classes of one image, the predicted one first.
-
-    Where an image may have several labels, `labels` are those that it has, else None.
-    """
-
-    path: str
-    top: tuple[Prediction, ...]
-    labels: tuple[str, ...] | None = None
-
-    @property
-    def label(self) -> str:
-        """The predicted class."""
-        return self.top[0].label
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        top = [{"label": p.label, "probability": p.probability, "score": p.score} for p in self.top]
-        several = {} if self.labels is None else {"labels": list(self.labels)}
-        return {"path": self.path, **top[0], **several, "top": top}
-
-
-@dataclass(frozen=True)
-class PredictionResult:
-    """Predictions of all images that could be read, and why the others could not."""
-
-    predictions: tuple[ImagePrediction, ...]
-    failed: tuple[tuple[str, str], ...]
-    classifier: Classifier | TunedClassifier
-    computed: int
-    reused: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return {
-            "predictions": [p.to_dict() for p in self.predictions],
-            "failed": [{"path": path, "reason": reason} for path, reason in self.failed],
-        }
-
-    def csv(self, *, probabilities: bool = False) -> str:
-        """Return a table with a header: file_name, id, and with `probabilities` one a class.
-
-        Names are without folders, unless two images would then bear the same. With
-        `probabilities`, `top` of the prediction must have been the number of classes.
-        """
-        classes = self.classifier.classes if probabilities else ()
-        names = [os.path.basename(one.path) for one in self.predictions]
-        if len(set(names)) < len(names):
-            names = [one.path for one in self.predictions]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file_name", "id", *classes])
-        for name, one in zip(names, self.predictions, strict=True):
-            label = one.label if one.labels is None else ";".join(one.labels)
-            of = {guess.label: guess.probability for guess in one.top}
-            told = [f"{of[name]:.6f}" for name in classes]
-            writer.writerow([readable(name), readable(label), *told])
-        return text.getvalue()
-
-    def write_csv(self, path: str | os.PathLike[str], *, probabilities: bool = False) -> None:
-        """Write what `csv` returns, in UTF-8, whole or not at all.
-
-        Raises
-        ------
-        DataError
-            There is no place for the table.
-        """
-        check_table(path)
-        durable.write_file(os.fspath(path), self.csv(probabilities=probabilities).encode())
+__all__ = ["load_classifier", "predict"]
 
 
 def load_classifier(
@@ -122,6 +46,9 @@ def predict(
     classifier: Classifier | TunedClassifier | str | os.PathLike[str],
     images: Any,
     *,
+    root: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    delimiter: str | None = None,
     top: int = 5,
     bank: str | os.PathLike[str] | None = None,
     weights: str | None = None,
@@ -135,10 +62,14 @@ def predict(
     Parameters
     ----------
     classifier : Classifier, TunedClassifier or path
-    images : path or sequence of paths
-        Files, and folders whose images are all taken.
+    images : path, sequence of paths, or DataFrame
+        Image files, folders whose images are all taken, and tables (``.csv``, ``.tsv``) with a
+        column of paths.
+    root, columns, delimiter
+        Of a table, as in `featbank.extract`: the folder that its paths are relative to, the name
+        of the column of paths (``{"path": "file"}``), and the delimiter.
     top : int
-        How many classes to tell of each image.
+        Number of classes returned for each image.
     bank : path, optional
         A bank as cache, a folder or a packed file: features are looked up there and added; its
         index stays as it is.
@@ -154,7 +85,7 @@ def predict(
     Returns
     -------
     PredictionResult
-        In the order of the files.
+        In the order in which the images were named.
 
     Raises
     ------
@@ -169,17 +100,16 @@ def predict(
 
     if isinstance(classifier, str | os.PathLike):
         classifier = load_classifier(classifier, trust=trust)
-    one = isinstance(images, str | bytes | os.PathLike)
-    paths = find_images([images] if one else images)
+    named = named_images(images, root=root, columns=columns, delimiter=delimiter)
     if isinstance(classifier, TunedClassifier):
         if weights is not None or model is not None or bank is not None:
             raise ClassifierError(
                 "a fine-tuned classifier brings its own network, whose answers are kept in no "
                 "bank; leave weights, model and bank out."
             )
-        return _predict_tuned(classifier, paths, top, settings, progress)
+        return _predict_tuned(classifier, named, top, settings, progress)
     embedded = embed_paths(
-        paths,
+        list(named.values()),
         classifier_model(classifier, weights=weights, model=model),
         classifier.columns,
         averaged=classifier.averaged,
@@ -187,7 +117,7 @@ def predict(
         settings=settings,
         progress=progress,
     )
-    names = [os.fsdecode(path) for path in paths]
+    names = list(named)
     readable = [name for name, ok in zip(names, embedded.readable, strict=True) if ok]
     found: Sequence[Sequence[Prediction]] = (
         classifier.top(embedded.features, top) if readable else []
@@ -204,12 +134,13 @@ def predict(
         classifier=classifier,
         computed=embedded.computed,
         reused=embedded.reused,
+        paths=tuple(names),
     )
 
 
 def _predict_tuned(
     classifier: TunedClassifier,
-    paths: Sequence[bytes],
+    named: Mapping[str, bytes],
     top: int,
     settings: Settings | None,
     progress: Callable[[int, int], None] | None,
@@ -230,9 +161,13 @@ def _predict_tuned(
     )
     columns = [Column(classifier.head_path)]
     embedded = embed_paths(
-        paths, open_model(backbone), columns, settings=settings, progress=progress
+        list(named.values()),
+        open_model(backbone),
+        columns,
+        settings=settings,
+        progress=progress,
     )
-    names = [os.fsdecode(path) for path in paths]
+    names = list(named)
     readable = [name for name, ok in zip(names, embedded.readable, strict=True) if ok]
     found: Sequence[Sequence[Prediction]] = []
     if readable:
@@ -245,6 +180,7 @@ def _predict_tuned(
         classifier=classifier,
         computed=embedded.computed,
         reused=embedded.reused,
+        paths=tuple(names),
     )
 
 

@@ -82,10 +82,12 @@ def test_images_with_several_labels_are_scored_saved_and_predicted(
     assert any(len(one["labels"]) == 2 for one in found)
     table = run("predict", path, data, "--csv", "-", "--probabilities").out
     rows = list(csv.DictReader(io.StringIO(table)))
-    assert [row["id"] for row in rows] == [";".join(one["labels"]) for one in found]
-    assert list(rows[0]) == ["file_name", "id", "a", "b", "c", "even"]
+    assert [row["label"] for row in rows] == [";".join(one["labels"]) for one in found]
+    assert list(rows[0]) == ["path", "label", "probability", "status", "a", "b", "c", "even"]
+    for row in rows:
+        assert row["probability"] == ";".join(row[name] for name in row["label"].split(";") if name)
     line = run("predict", path, data / "a").out.splitlines()[0]
-    assert line.split()[1] in {row["id"] for row in rows}
+    assert line.split()[1] in {row["label"] for row in rows}
 
 
 def test_several_labels_in_json(bank: Path) -> None:

@@ -56,46 +56,95 @@ def test_if_no_image_can_be_read_that_is_an_error(tour: Tour, bad: Path) -> None
     assert [one["path"] for one in answer.json["failed"]] == [str(bad)]
 
 
-def test_the_table_names_files_and_classes(tour: Tour, bad: Path, tmp_path: Path) -> None:
-    run("predict", tour.classifier, tour.data, bad, *HERE, "--csv", tmp_path / "out.csv")
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
-    with open(tmp_path / "out.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 15
-    assert list(rows[0]) == ["file_name", "id"]
-    truth = {path.name: path.parent.name for path in tour.data.rglob("*.*")}
-    assert {row["file_name"]: row["id"] for row in rows} == truth
+
+def test_the_table_has_a_row_for_every_image_that_was_asked_for(
+    tour: Tour, bad: Path, tmp_path: Path
+) -> None:
+    run("predict", tour.classifier, bad, tour.data, *HERE, "--csv", tmp_path / "out.csv")
+
+    rows = rows_of(tmp_path / "out.csv")
+    assert list(rows[0]) == ["path", "label", "probability", "status"]
+    assert rows[0]["path"] == str(bad)
+    assert (rows[0]["label"], rows[0]["probability"]) == ("", "")
+    assert "not a JPEG" in rows[0]["status"]
+    assert {row["path"]: row["label"] for row in rows[1:]} == {
+        str(path): path.parent.name for path in tour.data.rglob("*.*")
+    }
+    assert {row["status"] for row in rows[1:]} == {"ok"}
+
+
+def test_the_kaggle_style_lacks_images_that_cannot_be_read_and_says_so(
+    tour: Tour, bad: Path, tmp_path: Path
+) -> None:
+    out = ("--csv", tmp_path / "out.csv", "--csv-style", "kaggle")
+    said = run("predict", tour.classifier, bad, tour.data, *HERE, *out)
+
+    rows = rows_of(tmp_path / "out.csv")
+    assert {row["file_name"]: row["id"] for row in rows} == {
+        path.name: path.parent.name for path in tour.data.rglob("*.*")
+    }
+    assert "note: 1 image could not be read and has no row" in said.err
 
 
 def test_the_table_has_all_probabilities_where_they_are_asked_for(
-    tour: Tour, tmp_path: Path
+    tour: Tour, bad: Path, tmp_path: Path
 ) -> None:
     words = ("fit", "--bank", tour.bank, "--head", "svm", "--calibrate", "--no-tune")
     run(*words, "--jobs", "1", "--cv", "3", "--out", tmp_path)
     table = tmp_path / "out.csv"
 
-    said = run(
-        *("predict", tmp_path / "svm.skops", tour.data, *HERE, "--bank", tour.bank),
-        *("--top", "1", "--csv", table, "--probabilities", "--json"),
-    )
+    words = ("predict", tmp_path / "svm.skops", tour.data, bad, *HERE, "--bank", tour.bank)
+    words += ("--top", "1", "--csv", table, "--probabilities")
+    said = run(*words, "--json")
+    *rows, unread = rows_of(table)
+    run(*words, "--csv-style", "kaggle")
+    kaggle = rows_of(table)
 
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["file_name", "id", "a", "b", "c"]
-    for row, one in zip(rows, said.json["predictions"], strict=True):
+    assert list(rows[0]) == ["path", "label", "probability", "status", "a", "b", "c"]
+    assert list(kaggle[0]) == ["file_name", "id", "a", "b", "c"]
+    for row, short, one in zip(rows, kaggle, said.json["predictions"], strict=True):
         assert sum(float(row[name]) for name in "abc") == pytest.approx(1, abs=1e-5)
-        assert float(row[row["id"]]) == pytest.approx(one["probability"], abs=1e-6)
+        assert float(row[row["label"]]) == pytest.approx(one["probability"], abs=1e-6)
+        assert row["probability"] == row[row["label"]]
+        assert [short[name] for name in "abc"] == [row[name] for name in "abc"]
+    assert [unread[name] for name in "abc"] == ["", "", ""]
     assert said.err.startswith("15 predictions in ")
 
 
 def test_names_that_are_no_text_leave_the_table_readable(tour: Tour, tmp_path: Path) -> None:
     name = b"\xff\n.png"
-    with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+    (tmp_path / "new").mkdir()
+    with open(os.path.join(os.fsencode(tmp_path / "new"), name), "wb") as file:
         file.write(next((tour.data / "a").glob("*.png")).read_bytes())
 
-    run("predict", tour.classifier, tmp_path, *HERE, "--csv", tmp_path / "out.csv")
+    words = ("predict", tour.classifier, tmp_path / "new", *HERE, "--csv", tmp_path / "out.csv")
+    run(*words, "--csv-style", "kaggle")
 
     assert (tmp_path / "out.csv").read_bytes() == b'file_name,id\n"\\xff\n.png",a\n'
+    run(*words)
+    (row,) = rows_of(tmp_path / "out.csv")
+    assert row["path"] == rf"{tmp_path}/new/\xff" + "\n.png"
+
+
+def test_a_table_names_the_images(tour: Tour, tmp_path: Path) -> None:
+    images = sorted(path.relative_to(tour.data) for path in tour.data.rglob("*.*"))
+    names = [str(path) for path in (images[3], images[0], Path("gone.png"))]
+    (tmp_path / "ask.csv").write_text("\n".join(["file;mark", *(f"{n};1" for n in names)]))
+    words = ("predict", tour.classifier, tmp_path / "ask.csv", *HERE, "--path-column", "file")
+
+    run(*words, "--root", tour.data, "--csv", tmp_path / "out.csv")
+
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["path"] for row in rows] == names
+    assert [row["label"] for row in rows] == [names[0][0], names[1][0], ""]
+    assert [row["status"] == "ok" for row in rows] == [True, True, False]
+    message = run(*words, status=1).err
+    assert "none of the 3 images" in message
+    assert "root" in message
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -189,6 +238,7 @@ def test_a_head_of_other_make_loads_only_when_trusted(tour: Tour, tmp_path: Path
         (("svm.skops", "data", "--csv", "nowhere/out.csv"), "there is no folder nowhere"),
         (("svm.skops", "data", "--csv", "empty"), "empty is a folder"),
         (("svm.skops", "data", "--csv", "o.csv", "--probabilities"), "fit it with --calibrate"),
+        (("svm.skops", "data", "--root", "data"), "no table was given"),
         (("svm.skops", "data", "--device", "tpu"), "not 'tpu'"),
         (("svm.skops", "data", "--weights", "nowhere.pth"), "there is no weights file"),
         (("svm.skops", "data", "--bank", "data"), "no bank"),
@@ -212,15 +262,23 @@ def test_what_can_not_be_done_is_one_clear_message(
     answer.is_one_message(said)
 
 
-def test_images_of_one_name_are_told_apart_in_the_table(tour: Tour, tmp_path: Path) -> None:
+@pytest.mark.parametrize("style", ["full", "kaggle"])
+def test_images_of_one_name_are_told_apart_in_the_table(
+    tour: Tour, tmp_path: Path, style: str
+) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.png").write_bytes(
             next((tour.data / "a").glob("*.png")).read_bytes()
         )
 
-    said = run("predict", tour.classifier, tmp_path, *HERE, "--csv", "-")
+    words = ("predict", tour.classifier, tmp_path, *HERE, "--csv", "-", "--csv-style", style)
 
-    assert [line.split(",")[0] for line in said.out.splitlines()[1:]] == [
+    assert [line.split(",")[0] for line in run(*words).out.splitlines()[1:]] == [
         str(tmp_path / folder / "1.png") for folder in ("x", "y")
     ]
+
+
+@pytest.mark.parametrize("words", [("--probabilities",), ("--csv-style", "kaggle")])
+def test_what_shapes_the_table_requires_one(tour: Tour, words: tuple[str, ...]) -> None:
+    assert "requires --csv" in run("predict", tour.classifier, tour.data, *words, status=2).err

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from featbank import extract, fit, from_module, predict
-from featbank.errors import ClassifierError, DataError, SourceNotFound, WeightsMismatch
+from featbank.errors import (
+    ClassifierError,
+    DataError,
+    MissingDependency,
+    SourceNotFound,
+    WeightsMismatch,
+)
 from tests.tiny import PREPROCESS, TinyNet, make_images
 
 
@@ -49,6 +57,41 @@ def test_a_missing_image_is_said_before_anything_is_done(folder: Path) -> None:
 
     with pytest.raises(SourceNotFound, match="nowhere"):
         predict(folder / "ridge.skops", [folder / "data", folder / "nowhere"], model=backbone)
+
+
+def test_a_frame_names_the_images_and_a_frame_tells_their_classes(folder: Path) -> None:
+    backbone = from_module(TinyNet(), transform=PREPROCESS, version="1")
+    files = sorted((folder / "data").rglob("*.*"))[::-1]
+    names = [*(str(path.relative_to(folder)) for path in files), "data/gone.png"]
+    asked = pd.DataFrame({"file": names, "label": "?"})
+
+    result = predict(
+        folder / "ridge.skops", asked, root=folder, columns={"path": "file"}, model=backbone
+    )
+    frame = result.to_frame()
+
+    assert list(frame["path"]) == names
+    assert list(frame.columns) == ["path", "label", "probability", "status"]
+    assert list(frame["label"][:-1]) == [path.parent.name for path in files]
+    assert frame["label"].isna().tolist() == [False] * len(files) + [True]
+    assert list(frame["status"][:-1]) == ["ok"] * len(files)
+    assert "no such file" in frame["status"].iloc[-1]
+    lines = repr(result).splitlines()
+    assert lines[0] == f"{len(files)} predictions, 1 failed"
+    assert lines[1].split() == ["path", "label", "probability", "status"]
+    assert lines[2].split()[0] == names[0]
+    assert lines[-1] == f"... and {len(names) - 10} more"
+
+
+def test_without_pandas_a_frame_says_how_to_get_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = from_module(TinyNet(), transform=PREPROCESS, version="1")
+    result = predict(folder / "ridge.skops", folder / "data", model=backbone)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+
+    with pytest.raises(MissingDependency, match=r"featbank\[pandas\]"):
+        result.to_frame()
 
 
 def test_images_in_memory_are_sent_elsewhere(folder: Path) -> None:
