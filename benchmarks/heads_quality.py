@@ -38,6 +38,8 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from featbank import Bank, cross_validate  # noqa: E402
+from featbank.evaluation import Estimate  # noqa: E402
+from featbank.evaluation.text import interval, points  # noqa: E402
 
 HEADS = ("logreg", "svm", "linear-svm", "ridge", "knn", "mlp", "lda", "centroid")
 TIMED, LIMIT = HEADS[:6], 60.0
@@ -147,20 +149,19 @@ def table_of(one: dict[str, Any]) -> str:
     """Return the scores on one data set as lines of text, the best head first."""
     lines = [
         f"{one['data']}: {one['images']} x {one['columns']}, {one['classes']} classes",
-        f"{'head':<12}{'accuracy':>15}{'macro F1':>15}{'to the best':>18}{'CPU s':>8}  chosen",
+        f"{'head':<12}{'accuracy':>22}{'macro F1':>22}{'to the best':>19}{'CPU s':>8}  chosen",
     ]
     for row in sorted(one["heads"], key=lambda row: -row["accuracy"]["mean"]):
-        cells = "".join(plus_minus(row[name]).rjust(15) for name in ("accuracy", "macro_f1"))
-        behind = "" if row["behind"] is None else plus_minus(row["behind"], "+.3f")
+        cells = "".join(interval(_read(row[name])).rjust(22) for name in ("accuracy", "macro_f1"))
+        behind = "" if row["behind"] is None else points(_read(row["behind"]))
         chosen = ", ".join(f"{k.split('__')[-1]}={v}" for k, v in row["chosen"].items())
-        lines.append(f"{row['head']:<12}{cells}{behind:>18}{row['seconds']:>8.1f}  {chosen}")
+        lines.append(f"{row['head']:<12}{cells}{behind:>19}{row['seconds']:>8.1f}  {chosen}")
     return "\n".join(lines)
 
 
-def plus_minus(estimate: dict[str, Any], how: str = ".3f") -> str:
-    """Return a mean and, where it has an interval, half of that."""
-    low, high = estimate["ci95"]
-    return f"{estimate['mean']:{how}}" + ("" if low is None else f" ±{(high - low) / 2:.3f}")
+def _read(estimate: dict[str, Any]) -> Estimate:
+    low, high = (float("nan") if end is None else end for end in estimate["ci95"])
+    return Estimate(estimate["mean"], low, high, ())
 
 
 def main() -> int:

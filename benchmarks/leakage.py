@@ -25,6 +25,7 @@ import numpy as np
 
 from featbank import Bank, cross_validate, make_head
 from featbank.evaluation import Estimate
+from featbank.evaluation.text import interval
 
 SHARE, NOISE, SIMILARITY = 0.5, 0.05, 0.995
 RISE = 0.01
@@ -107,12 +108,12 @@ def main() -> None:
     X, y = features(options.bank, options.rows)
     rows = measure(X, y)
     print(f"accuracy of 5 folds, {len(X)} images, {int(SHARE * len(X))} copies planted")
-    print(f"{'copies':<11}{'head':<10}{'before':>15}{'naive':>15}{'featbank':>15}  claim")
+    print(f"{'copies':<11}{'head':<10}{'before':>22}{'naive':>22}{'featbank':>22}  claim")
     for row in rows:
         cells = ""
         for name in ("before", "naive", "featbank"):
-            low, high = row[name]["ci95"]
-            cells += f"{row[name]['mean']:.3f} ±{(high - low) / 2:.3f}".rjust(15)
+            ends = Estimate(row[name]["mean"], *row[name]["ci95"], ())
+            cells += interval(ends).rjust(22)
         print(f"{row['copies']:<11}{row['head']:<10}{cells}  {'held' if row['held'] else 'NOT'}")
     held = all(row["held"] for row in rows)
     print("the claim held" if held else "the claim did NOT hold")

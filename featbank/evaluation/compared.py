@@ -10,7 +10,7 @@ from typing import Any
 from featbank.evaluation.comparison import differences
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.result import EvaluationResult, HeadResult
-from featbank.evaluation.text import aligned, counted, interval
+from featbank.evaluation.text import CONFIDENCE, aligned, counted, interval, points
 
 __all__ = ["KINDS", "ComparedRow", "ComparisonResult"]
 
@@ -18,6 +18,8 @@ KINDS = ("frozen", "finetune", "scratch")
 _WIDEST = 36  # characters of a name; a title makes a long one short
 _SCORES = ("accuracy", "macro_f1")
 _TITLES = ("", "accuracy", "macro F1", "difference", "train s", "s/1000", "MiB", "parameters")
+_COSTS = 4
+"""Where costs begin in a row."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,12 @@ class ComparisonResult:
 
     def table(self) -> str:
         """Return the comparison as plain text for a terminal."""
+        rows = [list(_TITLES), *self._lines]
+        costs = [[row[0], *row[_COSTS:]] for row in rows if any(row[_COSTS:])]
         blocks = [
             "\n".join(self._head),
-            "\n".join(aligned([list(_TITLES), *self._lines])),
+            "\n".join(aligned([row[:_COSTS] for row in rows])),
+            "\n".join(aligned(costs)),
             "\n".join(self._legend),
         ]
         if notes := self._all_notes:
@@ -227,7 +232,7 @@ class ComparisonResult:
             lines.append(
                 [
                     _shortened(row.name) + " *" * row.cached,
-                    *(_estimate(row.result.metrics[name]) for name in _SCORES),
+                    *(interval(row.result.metrics[name]) for name in _SCORES),
                     _difference(row),
                     _number(row.seconds, 1),
                     _number(row.seconds_per_1000, 1),
@@ -237,7 +242,7 @@ class ComparisonResult:
             )
             if row.result.without_duplicates is not None:
                 clean = row.result.without_duplicates
-                scores = [_estimate(clean[name]) if name in clean else "-" for name in _SCORES]
+                scores = [interval(clean[name]) if name in clean else "-" for name in _SCORES]
                 lines.append(["  no duplicates", *scores, *[""] * 5])
         return lines
 
@@ -256,8 +261,8 @@ class ComparisonResult:
         best = "the best frozen head" if frozen else "the best row"
         lines = [
             f"{one.protocol}: {held}",
-            f"{word} ± the 95 % confidence interval (its wider side)",
-            f"difference in accuracy to {self.reference}, {best} ({self._interval})",
+            f"{word} {CONFIDENCE}",
+            f"difference in accuracy to {self.reference}, {best}, in points ({self._interval})",
         ]
         if self.features:
             lines.append(f"frozen features: {self.features}")
@@ -299,12 +304,8 @@ def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), told, strict=True))
 
 
-def _estimate(found: Estimate, *, sign: str = "") -> str:
-    return interval(found.mean, found.low, found.high, sign=sign)
-
-
 def _difference(row: ComparedRow) -> str:
-    return "-" if row.difference is None else _estimate(row.difference["accuracy"], sign="+")
+    return "-" if row.difference is None else points(row.difference["accuracy"])
 
 
 def _escaped(text: str) -> str:

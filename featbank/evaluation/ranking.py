@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.evaluation.intervals import Estimate
-from featbank.evaluation.text import aligned, interval, points
+from featbank.evaluation.text import CONFIDENCE, aligned, interval, points
 
 __all__ = ["FeatureSet", "Ranking"]
 
@@ -130,15 +130,15 @@ class Ranking:
                 one.name,
                 str(one.width),
                 f"{one.bytes / 1024:.1f}",
-                interval(one.accuracy.mean, one.accuracy.low, one.accuracy.high),
-                "best" if gap is None else points(gap.mean, gap.low, gap.high),
+                interval(one.accuracy),
+                "best" if gap is None else points(gap),
                 *(f"{one.quick[name].mean:.3f}" if one.quick else "-" for name in quick),
                 "-" if one.logme is None else f"{one.logme:.3f}",
             ]
             rows.append([*row, "-" if one.cost is None else f"{one.cost:.1f}"] if costs else row)
         about = [
             f"{self.protocol}: {self.images} images, {len(self.classes)} classes",
-            "accuracy ± the 95 % confidence interval; to the best: points, paired over folds; KiB"
+            f"accuracy {CONFIDENCE}; to the best: points, paired over folds; KiB"
             + (" and ms of a core" if costs else "")
             + " an image",
         ]
@@ -155,7 +155,7 @@ class Ranking:
             f"{name} {n} time" + "s" * (n > 1)
             for name, n in sorted(self.chosen.items(), key=lambda item: -item[1])
         )
-        score = interval(self.nested.mean, self.nested.low, self.nested.high)
+        score = interval(self.nested)
         return (
             "The best score is optimistic: the folds that show it also chose it.\nChosen inside "
             f"each training part and scored outside: {score} ({times})."

@@ -10,7 +10,7 @@ from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.metrics import CALIBRATION, METRICS
 from featbank.evaluation.multilabel.result import LabelFigures, LabelResult
 from featbank.evaluation.result import EvaluationResult, HeadResult
-from featbank.evaluation.text import aligned, counted, interval
+from featbank.evaluation.text import CONFIDENCE, aligned, counted, interval, points
 
 __all__ = ["render"]
 
@@ -20,7 +20,12 @@ MOST_CONFUSED = 10
 
 def render(result: EvaluationResult, *, details: bool) -> str:
     """Return the table of heads, and with `details` each head's classes and confusions."""
-    blocks = [_summary(result), *_differences(result), *_calibration(result)]
+    blocks = [
+        _summary(result),
+        *_differences(result),
+        *_calibration(result),
+        _chosen(result),
+    ]
     if details:
         for head in result.heads:
             blocks.append(_classes(result, head))
@@ -57,27 +62,27 @@ def _summary(result: EvaluationResult) -> str:
     if result.imbalanced:
         names.sort(key="accuracy".__eq__)
         names.sort(key=lambda name: name not in ("balanced_accuracy", "macro_f1"))
-    rows = [["head", *(METRICS[name] for name in names), "seconds", "chosen"]]
+    rows = [["head", *(METRICS[name] for name in names)]]
+    for head in result.heads:
+        rows.append(_line(head.head, head.metrics, names))
+        if head.without_duplicates is not None:
+            rows.append(_line("  no duplicates", head.without_duplicates, names))
+        if head.naive is not None:
+            rows.append(_line("  naive folds", head.naive, names))
+    about = [f"{result.protocol}: {', '.join(held)}", f"{word} {CONFIDENCE}"]
+    return "\n".join([*about, "", *aligned(rows)])
+
+
+def _chosen(result: EvaluationResult) -> str:
+    """Return the block of seconds and of the settings that were chosen."""
+    rows = [["head", "seconds", "chosen"]]
     for head in result.heads:
         settings = [f"{k.rpartition('__')[2]}={v}" for k, v in head.best_params.items()]
         settings += [f"threshold={value:.2g}" for value in _learned(head, "threshold")]
-        chosen = ", ".join(settings)
-        rows.append(_line(head.head, head.metrics, names, f"{head.seconds:.1f}", chosen))
-        if head.without_duplicates is not None:
-            rows.append(_line("  no duplicates", head.without_duplicates, names, "", ""))
-        if head.naive is not None:
-            rows.append(_line("  naive folds", head.naive, names, "", ""))
-    left = {0, len(rows[0]) - 1}
+        rows.append([head.head, f"{head.seconds:.1f}", ", ".join(settings)])
     if not any(row[-1] for row in rows[1:]):
-        rows, left = [row[:-1] for row in rows], {0}
-    return "\n".join(
-        [
-            f"{result.protocol}: {', '.join(held)}",
-            f"{word} ± the 95 % confidence interval (its wider side)",
-            "",
-            *aligned(rows, left=left),
-        ]
-    )
+        rows = [row[:-1] for row in rows]
+    return "\n".join(aligned(rows, left={0, 2}))
 
 
 def _learned(head: HeadResult, name: str) -> list[float]:
@@ -93,9 +98,10 @@ def _differences(result: EvaluationResult) -> list[str]:
     names = list(next(iter(result.differences.values())))
     rows = [["head", *(METRICS[name] for name in names)]]
     for head, found in result.differences.items():
-        rows.append([head, *(_estimate(found[name], sign="+") for name in names)])
+        rows.append([head, *(points(found[name]) for name in names)])
     where = "fold by fold" if result.folds > 1 else "on the same images"
-    title = f"difference to {result.best.head}, {where}; an interval without 0 tells heads apart"
+    title = f"difference to {result.best.head}, {where}, in points; "
+    title += "an interval without 0 tells heads apart"
     return ["\n".join([title, "", *aligned(rows)])]
 
 
@@ -113,15 +119,9 @@ def _calibration(result: EvaluationResult) -> list[str]:
     return ["\n".join(aligned(rows))] if len(rows) > 1 else []
 
 
-def _line(
-    title: str, metrics: dict[str, Estimate], names: Sequence[str], *further: str
-) -> list[str]:
-    cells = [_estimate(metrics[name]) if name in metrics else "-" for name in names]
-    return [title, *cells, *further]
-
-
-def _estimate(estimate: Estimate, *, sign: str = "") -> str:
-    return interval(estimate.mean, estimate.low, estimate.high, sign=sign)
+def _line(title: str, metrics: dict[str, Estimate], names: Sequence[str]) -> list[str]:
+    cells = [interval(metrics[name]) if name in metrics else "-" for name in names]
+    return [title, *cells]
 
 
 def _classes(result: EvaluationResult, head: HeadResult) -> str:

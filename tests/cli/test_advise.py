@@ -31,8 +31,8 @@ def test_advice_is_a_table_a_recommendation_and_commands(tour: Tour) -> None:
 
     lines = told.out.splitlines()
     assert lines[3].split()[:3] == ["layer", "columns", "ridge"]
-    assert any(row.startswith("labels") and row.split()[1:] == ["1/8", "1/4", "1/2", "all"]
-               for row in lines)  # fmt: skip
+    first = next(i for i, row in enumerate(lines) if row.startswith("labels")) + 1
+    assert [row.split()[0] for row in lines[first : first + 4]] == ["1/8", "1/4", "1/2", "all"]
     commands = [row for row in lines if row.startswith("featbank ")]
     assert commands
     assert all(lines[lines.index(command) - 1].startswith("# ") for command in commands)

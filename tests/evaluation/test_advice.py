@@ -234,7 +234,7 @@ def test_classes_that_differ_tenfold_go_by_balanced_accuracy() -> None:
 
     assert found.metric == "balanced_accuracy"
     assert found["last"].score == found["last"].balanced
-    assert "balanced accuracy ±" in found.table()
+    assert "balanced accuracy [95 % confidence interval]" in found.table()
 
 
 def test_a_given_split_is_scored_without_copies_and_has_intervals() -> None:

@@ -194,7 +194,12 @@ def test_the_result_is_plain_json_a_table_and_rows():
     assert [p["labels"] for p in data["heads"][0]["points"]] == [1, 2, 4, 8, 16, 32, 64, 128]
     assert {"law", "next_gain", "verdict", "pays_until", "reading"} <= set(data["heads"][0])
     text = str(curve)
-    for words in ("labels a class", "centroid", "±", "the last doubling (64 to 128 a class)"):
+    for words in (
+        "labels a class",
+        "centroid",
+        "95 % confidence",
+        "the last doubling (64 to 128 a class)",
+    ):
         assert words in text
     rows = curve.rows()
     assert len(rows) == 1 + 2 * 8

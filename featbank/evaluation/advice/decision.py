@@ -218,7 +218,7 @@ def _size_words(figures: Figures, size: str) -> str:
 
 
 def _gain_words(gain: Estimate) -> str:
-    said = f"All labels bring {points(gain.mean, gain.low, gain.high)} points over half of them"
+    said = f"All labels bring {points(gain)} points over half of them"
     if gain.low > 0:
         return f"{said}: more labels should help."
     if gain.high < WORTH:
@@ -231,7 +231,7 @@ def _layer_words(figures: Figures, likeness: str) -> list[str]:
     if not figures.earlier:
         return []
     name, gap = max(figures.earlier.items(), key=lambda item: item[1].mean)
-    told = points(gap.mean, gap.low, gap.high)
+    told = points(gap)
     behind = [one for one, gap in figures.earlier.items() if gap.high < 0]
     if gap.high < 0:
         what = "The earlier layer" if len(figures.earlier) == 1 else "The best earlier layer"
@@ -250,7 +250,7 @@ def _layer_words(figures: Figures, likeness: str) -> list[str]:
     choice = figures.choice
     if choice is None or (choice.mean == 0 and not choice.low > 0):
         return [said]
-    chosen = points(choice.mean, choice.low, choice.high)
+    chosen = points(choice)
     what = f"A layer chosen inside each training part brings {chosen} points over the last"
     return [said, f"{what}." if choice.low > 0 else f"{what}: no difference can be told."]
 

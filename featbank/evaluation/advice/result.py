@@ -10,7 +10,7 @@ from typing import Any
 from featbank.evaluation.advice.decision import Decision
 from featbank.evaluation.curves.result import METRICS
 from featbank.evaluation.intervals import Estimate
-from featbank.evaluation.text import aligned, interval, points
+from featbank.evaluation.text import CONFIDENCE, aligned, interval, points
 
 __all__ = ["Advice", "Command", "LayerChosen", "LayerScore", "SharePoint"]
 
@@ -206,7 +206,7 @@ class Advice:
 
     def table(self) -> str:
         """Return the figures, the recommendation and the commands as plain text."""
-        what = f"{METRICS[self.metric]} ± the 95 % confidence interval; to the last: points, paired"
+        what = f"{METRICS[self.metric]} {CONFIDENCE}; to the last: points, paired"
         head = f"{self.protocol}: {self.images} images, {len(self.class_sizes)} classes"
         reasons = (
             fill(one, WIDTH, initial_indent="- ", subsequent_indent="  ")
@@ -230,26 +230,24 @@ class Advice:
                 [
                     one.name,
                     str(one.width),
-                    interval(one.score.mean, one.score.low, one.score.high),
-                    "last" if one.name == self.last else "-" if gap is None else _points(gap),
+                    interval(one.score),
+                    "last" if one.name == self.last else "-" if gap is None else points(gap),
                     *(f"{estimate.mean:.3f}" for estimate in one.quick.values()),
                     f"{one.logme:.3f}",
                 ]
             )
         if self.chosen is not None:
             score, quick = self.chosen.score, len(self.layers[0].quick)
-            cells = [interval(score.mean, score.low, score.high), _points(self.chosen.gain)]
+            cells = [interval(score), points(self.chosen.gain)]
             rows.append(["chosen inside", "", *cells, *[""] * quick, ""])
         return rows
 
     def _label_rows(self) -> list[list[str]]:
-        shares = ["all" if p.share == 1 else f"1/{round(1 / p.share)}" for p in self.labels]
-        scores = [interval(p.score.mean, p.score.low, p.score.high) for p in self.labels]
-        return [["labels", *shares], [f"{self.head} on {self.labels_of}", *scores]]
+        rows = [["labels", "images", f"{self.head} on {self.labels_of}"]]
+        for p in self.labels:
+            share = "all" if p.share == 1 else f"1/{round(1 / p.share)}"
+            rows.append([share, str(p.images), interval(p.score)])
+        return rows
 
     def __str__(self) -> str:
         return self.table()
-
-
-def _points(gap: Estimate) -> str:
-    return points(gap.mean, gap.low, gap.high)

@@ -8,7 +8,7 @@ from typing import Any
 
 from featbank.evaluation.curves.law import LEAST_POINTS, Law
 from featbank.evaluation.intervals import Estimate
-from featbank.evaluation.text import aligned, interval, points
+from featbank.evaluation.text import CONFIDENCE, aligned, interval, points
 
 __all__ = ["METRICS", "CurvePoint", "Gain", "HeadCurve", "LearningCurve"]
 
@@ -109,14 +109,13 @@ class HeadCurve:
             last = self.gains[-1]
             said.append(
                 f"the last doubling ({last.labels} to {2 * last.labels} a class) brought "
-                f"{points(last.mean, last.low, last.high)} points."
+                f"{points(last)} points."
             )
         if self.law is None or self.next_gain is None or self.pays_until is None:
             return " ".join([*said, f"A law needs {LEAST_POINTS} sizes of draw."])
         top, gain = self.points[-1].labels, self.next_gain
         said.append(
-            f"The next ({top} to {2 * top}) should bring {points(gain.mean, gain.low, gain.high)} "
-            "if the law goes on to hold:"
+            f"The next ({top} to {2 * top}) should bring {points(gain)} if the law goes on to hold:"
         )
         worth = f"{100 * self.worth:g} point" + "s" * (self.worth != 0.01)
         if self.verdict == "open":
@@ -218,10 +217,10 @@ class LearningCurve:
         rows = [["labels a class", "images", *(head.head for head in self.heads)]]
         for i, point in enumerate(self.heads[0].points):
             found = [head.points[i].metrics[self.metric] for head in self.heads]
-            cells = [interval(e.mean, e.low, e.high) for e in found]
+            cells = [interval(e) for e in found]
             rows.append([str(point.labels), str(point.images), *cells])
         head = f"{self.protocol}: {self.images} images, {len(self.classes)} classes"
-        what = f"{METRICS[self.metric]}, mean of {self.draws} draws ± the 95 % confidence interval"
+        what = f"{METRICS[self.metric]}, mean of {self.draws} draws {CONFIDENCE}"
         blocks = [
             "\n".join([head, what, "", *aligned(rows, left=())]),
             "\n".join(f"{one.head}: {one.reading()}" for one in self.heads),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.metrics import METRICS
-from featbank.evaluation.text import aligned, interval
+from featbank.evaluation.text import CONFIDENCE, aligned, interval
 
 __all__ = ["ProtocolResult", "Setting"]
 
@@ -145,11 +145,9 @@ class ProtocolResult:
         many = "s" * (self.duplicates > 1)
         counts += f", {self.duplicates} duplicate{many}" if self.duplicates else ""
         seeds = max(len(setting.chosen) for setting in self.settings)
-        scale = "score ± the 95 % confidence interval (its wider side)"
+        scale = f"score {CONFIDENCE}"
         if seeds > 1:
-            scale = (
-                f"mean ± the 95 % confidence interval over {seeds} seeds, scored on the same test"
-            )
+            scale = f"mean {CONFIDENCE} over {seeds} seeds, scored on the same test"
         constants = {**self.constants, "random_state": self.random_state}
         blocks = [
             f"{self.protocol}: {counts}",
@@ -203,7 +201,7 @@ def _number(value: Any) -> bool:
 def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    return interval(estimate.mean, estimate.low, estimate.high)
+    return interval(estimate)
 
 
 def _span(chosen: tuple[dict[str, Any], ...]) -> str:
