@@ -9,9 +9,9 @@ pictures each, who differ no more than light and pose do. The claim holds where
 - on the bank and on digits, the default head (logreg) is behind the best one by less than 0.01, or
   the interval of that difference reaches 0.
 
-Of the faces nothing is claimed: no head is ahead everywhere, which is why several are scored. Differences are paired, fold by fold,
-with the Nadeau-Bengio correction. Seconds are of the processor, one thread, so that what else the
-machine does hardly matters.
+Of the faces nothing is claimed: no head is ahead everywhere, which is why several are scored.
+Differences are paired, fold by fold, with the Nadeau-Bengio correction. Seconds are of the
+processor, one thread, so that what else the machine does hardly matters.
 
     python benchmarks/heads_quality.py --bank bank --out heads_quality.json     a minute
     python benchmarks/heads_quality.py --quick                                  a few seconds
