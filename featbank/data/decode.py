@@ -2,7 +2,9 @@
 
 How each of Pillow's modes becomes RGB is written in `featbank.data.modes`, samples of more than
 8 bits in `featbank.data.depth`. Embedded colour profiles are not applied. Of several frames or
-pages the first is taken. A file is refused where a part of that frame is missing.
+pages the first is taken, of an HEIC file its primary image. A file is refused where a part of that
+frame is missing. The container of an HEIC file turns its image, so its EXIF orientation is ignored,
+as the standard says.
 """
 
 from __future__ import annotations
@@ -29,15 +31,14 @@ from featbank.data.complete import (
     check_tiles,
     without_end_marker,
 )
+from featbank.data.formats import FIRST_BYTES, NEEDS_HEIF, decoders_for, format_of, has_heif
 from featbank.data.modes import raw_mode, to_rgb
 from featbank.errors import ImageError
 
-__all__ = ["FORMATS", "DecodeLimits", "DecodePolicy", "decode", "read_bytes", "unreadable"]
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The only formats whose decoders ever see a byte. (Pillow finds MPO behind JPEG by itself.)"""
+__all__ = ["DecodeLimits", "DecodePolicy", "decode", "read_bytes", "unreadable"]
 
 _ORIENTATION = 0x0112
+_SPELT = {"WEBP": "WebP", "HEIF": "HEIC"}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,19 +48,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_KNOWN_STARTS = (
-    (b"\xff\xd8", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"BM", "BMP"),
-    (b"GIF8", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-)
 _OTHER_STARTS = (
     (0, b"%!PS", "PostScript"),
     (0, b"%PDF", "a PDF document"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftyp", "HEIF or a film"),
+    (4, b"ftyp", "a film"),
     (0, b"\x89HDF", "HDF5"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"PK", "a ZIP archive"),
@@ -140,7 +132,8 @@ def decode(
     Parameters
     ----------
     data : bytes
-        The whole file: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, whatever its name says.
+        The whole file: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIF (the last two where they
+        can be read, see `featbank.data.formats`), whatever its name says.
     policy : DecodePolicy, optional
     limits : DecodeLimits, optional
         Checked against the header, before any pixel is decoded.
@@ -174,6 +167,7 @@ def decode(
             raw = raw_mode(image)  # known until the pixels are loaded
             check_tiles(data, image)
             image.load()
+            _check_size(image, limits)  # the header of an HEIC file may differ from its pixels
             if image.format == "PNG":
                 check_png(data, image)
             elif image.format in ("JPEG", "MPO"):
@@ -269,22 +263,31 @@ def _kind(mode: int) -> str:
 
 def _unknown(data: bytes) -> str:
     """Return why Pillow recognised nothing, as far as the first bytes tell."""
-    known = next((name for start, name in _KNOWN_STARTS if data.startswith(start)), None)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        known = "WebP"
+    known = format_of(data[:FIRST_BYTES]) or ("BMP" if data.startswith(b"BM") else None)
+    if known == "AVIF" and "AVIF" not in decoders_for(data):
+        return "an AVIF image, which this Pillow can't read; install Pillow 11.3 or newer."
+    if known == "HEIF" and not has_heif():
+        return f"an HEIC image; {NEEDS_HEIF}, and extract with --retry-failed."
     if known:
-        return f"the file starts as {known}, but is damaged or cut short."
+        return f"the file starts as {_SPELT.get(known, known)}, but is damaged or cut short."
     other = next(
         (name for at, start, name in _OTHER_STARTS if data.startswith(start, at)), "unknown data"
     )
-    return f"not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image but {other}."
+    return f"not a JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIC image but {other}."
 
 
 def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
     """Open the image and hold its header against the limits; no pixel is decoded."""
     check_directory(data)
     jpeg = data.startswith(b"\xff\xd8")
-    image = Image.open(io.BytesIO(without_end_marker(data) if jpeg else data), formats=FORMATS)
+    stream = io.BytesIO(without_end_marker(data) if jpeg else data)
+    image = Image.open(stream, formats=decoders_for(data))
+    _check_size(image, limits)
+    return image
+
+
+def _check_size(image: Image.Image, limits: DecodeLimits) -> None:
+    """Raise `ImageError` where an image is over the limits."""
     width, height = image.size
     if width * height > limits.max_pixels:
         raise ImageError(
@@ -296,7 +299,6 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
             f"the image has {width} x {height} pixels, a side over the limit of "
             f"{limits.max_side:,} (max_side)."
         )
-    return image
 
 
 def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:

@@ -25,11 +25,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from featbank.data.formats import extensions, is_image_name
 from featbank.data.index import Listing, Text
 from featbank.data.selection import SPLITS, by_split, check_classes, choose
 from featbank.data.sequences import read_sequence
 from featbank.data.tables import TABLES, Table, check_columns, read_csv, split_word
-from featbank.data.walk import EXTENSIONS, is_image_name, shown, walk
+from featbank.data.walk import shown, walk
 from featbank.errors import DataError, SourceNotFound, nearest
 
 __all__ = [
@@ -302,7 +303,7 @@ def _list(source: Source) -> Listing:
         linked = "" if source.follow_links else " (links to folders were not followed)"
         raise DataError(
             f"there are no images in {shown(root)}; looked for names ending in "
-            f"{', '.join(EXTENSIONS)}{linked}."
+            f"{', '.join(extensions())}{linked}."
         )
     return listing
 
@@ -366,7 +367,7 @@ def find_images(
     if not found:
         where = ", ".join(map(shown, given)) or "an empty list"
         raise DataError(
-            f"there are no images in {where}; looked for names ending in {', '.join(EXTENSIONS)}."
+            f"there are no images in {where}; looked for names ending in {', '.join(extensions())}."
         )
     return list(found)
 

@@ -13,20 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from featbank.data.formats import is_image_name
 from featbank.data.index import Listing, Names, Text
 
-__all__ = ["EXTENSIONS", "FileStats", "is_image_name", "numbers_of", "shown", "walk"]
+__all__ = ["FileStats", "numbers_of", "shown", "walk"]
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
-)  # fmt: skip
-"""What makes a file an image while walking, whatever the case of its letters."""
-
 _MISSING = SimpleNamespace(st_size=-1, st_mtime_ns=0, st_ctime_ns=0, st_ino=0)
-_ENDINGS = frozenset(os.fsencode(extension[1:]) for extension in EXTENSIONS)
 
 
 def shown(path: str | bytes) -> str:
@@ -97,12 +91,6 @@ class FileStats:
             group=ordered(group),
             extra={name: ordered(text) for name, text in (extra or {}).items()},
         )
-
-
-def is_image_name(name: bytes) -> bool:
-    """Return whether a file's name ends as those of images do."""
-    stem, _, ending = name.rpartition(b".")
-    return bool(stem) and ending.lower() in _ENDINGS
 
 
 def walk(root: bytes, *, hidden: bool = False, follow_links: bool = False) -> Listing:

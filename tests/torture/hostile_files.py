@@ -869,7 +869,6 @@ def _strangers() -> Iterator[Hostile]:
         "PCX",
         "ICNS",
         "EPS",
-        "AVIF",
         "SGI",
         "DDS",
         "PDF",
