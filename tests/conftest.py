@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,10 @@ class Answer:
         assert self.err.count("\n") == 1
 
 
+PATIENCE = 900.0
+"""Seconds after which a child counts as hanging. No test asserts how long something took."""
+
+
 def run(*words: str | Path, status: int = 0) -> Answer:
     """Run a command in this process, and check its exit status."""
     from featbank.cli import cli
@@ -69,7 +74,7 @@ def shell(*words: str | Path, cwd: Path, status: int = 0, **environment: str) ->
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr
@@ -81,6 +86,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATBANK_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt this process and the children that it starts, as in the foreground.
+
+    A shell without job control starts background jobs with SIGINT ignored, and children inherit it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

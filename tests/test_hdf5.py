@@ -13,6 +13,7 @@ import pytest
 
 from featbank import hdf5
 from featbank.errors import BankDamaged
+from tests.conftest import PATIENCE
 
 VALUES = np.arange(24, dtype=np.float32).reshape(6, 4)
 
@@ -283,7 +284,7 @@ def test_files_outside_are_not_even_opened(tmp_path):
         paths.append(str(tmp_path / f"{kind}.h5"))
         hostile(kind, paths[-1], pipe)
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, *paths], stdout=subprocess.PIPE, timeout=30, check=True
+        [sys.executable, "-c", OPEN, *paths], stdout=subprocess.PIPE, timeout=PATIENCE, check=True
     )
     assert done.stdout.split() == [b"refused"] * len(paths)
 

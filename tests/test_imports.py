@@ -16,7 +16,7 @@ import pytest
 import featbank
 from featbank import backbones
 from featbank.backbones import device, graph
-from tests.conftest import MODEL, Tour, run
+from tests.conftest import MODEL, PATIENCE, Tour, run
 
 PACKAGE = Path(featbank.__file__).parent
 ORDER = (
@@ -97,7 +97,7 @@ def loaded_by(code: str, *words: str | Path, cwd: Path | None = None) -> set[str
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -94,7 +94,8 @@ def _interrupts() -> Iterator[None]:
         if signal.getsignal(signal.SIGTERM) is _terminate:
             # Everything is sealed: one more ends the process at once, with that same status.
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
         click.echo("Interrupted.", err=True)
         terminated = isinstance(interrupt, Terminated) or signal.SIGTERM in _received[:1]
         status = 143 if terminated else 130

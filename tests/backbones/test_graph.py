@@ -288,6 +288,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_after_graphs_came_and_went_ends_nothing(backbone, own_cache, tmp_path):
     made = tmp_path / "graph"
     made.write_bytes(pickle.dumps(graph.make(backbone, COLUMNS)))

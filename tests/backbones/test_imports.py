@@ -5,11 +5,12 @@ import pytest
 
 from featbank.backbones.request import Request
 from featbank.backbones.resolution import resolve
+from tests.conftest import PATIENCE
 
 
 def run(code, **env):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
     ).stdout
 
 

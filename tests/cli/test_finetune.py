@@ -14,7 +14,7 @@ import pytest
 
 from featbank.errors import FineTuneError
 from featbank.finetuning.settings import FineTuneSettings
-from tests.conftest import Answer, Tour, run, shell
+from tests.conftest import PATIENCE, Answer, Tour, run, shell
 from tests.tiny import make_images
 
 SMALL = (
@@ -104,7 +104,7 @@ def test_an_interrupted_command_goes_on_with_resume(tour: Tour, tmp_path: Path) 
     while process.poll() is None and not (tmp_path / "finetune/training-2").is_dir():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 143, err
     assert out == ""

@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from tests.conftest import PATIENCE
+
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 COMMAND = """
 import os, signal, sys, time
 import click
@@ -74,7 +78,7 @@ def ended(command: str, number: int) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -104,6 +108,26 @@ def wait():
     assert done.stderr == "Interrupted.\n"
 
 
+def test_sigint_that_is_ignored_by_inheritance_stays_ignored() -> None:
+    """As in a background job of a shell without job control."""
+    done = ended(
+        """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+@cli.command()
+def wait():
+    os.kill(os.getpid(), signal.SIGINT)
+    def unwound(*args, **options):
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    click.echo = unwound
+    send()
+""",
+        signal.SIGTERM,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
 def test_an_interrupt_while_the_command_line_is_loaded_is_one_line() -> None:
     code = """
 import sys
@@ -118,7 +142,7 @@ builtins.__import__ = interrupted
 entry.main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")

@@ -22,6 +22,7 @@ from featbank.data.decode import DecodeLimits
 from featbank.errors import ExtractionError, ImageError
 from featbank.extraction import run as running
 from featbank.workflows.extract import open_model
+from tests.conftest import PATIENCE
 from tests.extraction import fakes
 from tests.extraction.fakes import EARLY, HALF, PENULTIMATE, RECIPE, expected, extract, model
 from tests.faults import faulty
@@ -413,7 +414,7 @@ def test_a_killed_run_loses_only_what_was_not_sealed(tmp_path, how):
     bank = tmp_path / "bank"
     process = start(how, bank, tmp_path / "images")
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while len(list(bank.glob("fake-*/??/*.h5"))) < 4 and time.monotonic() < end:
             time.sleep(0.02)
         workers = children(process.pid)
@@ -439,7 +440,7 @@ def test_two_processes_fill_one_bank_at_once(tmp_path):
     bank = tmp_path / "bank"
     both = [start("decode", bank, tmp_path / name, tmp_path / "both") for name in ("one", "two")]
     for process in both:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors.decode()
     assert verify(Bank(bank)).ok
     assert len(Bank(bank).index) == 24

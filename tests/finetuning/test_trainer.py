@@ -104,7 +104,6 @@ def test_a_short_budget_is_foreseen() -> None:
     done = fit({"epochs": 5000, "batch_size": 4}, max_seconds=1.5)
     assert done.stopped == "time"
     assert "too short for all 5000 epochs" in done.notes[0]
-    assert done.seconds < 20
 
 
 def test_a_budget_that_is_gone_already_is_enough_for_nothing() -> None:

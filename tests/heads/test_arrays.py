@@ -13,6 +13,7 @@ from featbank.errors import HeadError
 from featbank.evaluation import cross_validate
 from featbank.heads import make_head
 from featbank.heads.arrays import fit_on, takes_tensors
+from tests.conftest import PATIENCE
 
 SCRIPT = """
 import warnings
@@ -79,7 +80,7 @@ def test_scikit_learn_fits_tensors_as_it_fits_arrays_and_arrays_come_back() -> N
         env={**os.environ, "SCIPY_ARRAY_API": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

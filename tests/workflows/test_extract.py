@@ -123,6 +123,7 @@ def test_an_interrupt_carries_what_was_done(
     assert (resumed.computed, resumed.reused, resumed.remaining) == (8, 4, 0)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_in_the_last_save_of_the_index_lets_it_be_saved(
     tmp_path: Path, backbone: ModuleBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
