@@ -316,9 +316,16 @@ class Bank:
         return [os.fsdecode(s.path(int(r))) for s, r in readable(self.index)]
 
     @property
-    def labels(self) -> list[str | None]:
-        """Label of every readable indexed image, in the order of `features`."""
-        return [s.listing.label[int(r)] for s, r in readable(self.index)]
+    def labels(self) -> Array:
+        """Label of every readable indexed image, in the order of `features`.
+
+        Returns
+        -------
+        ndarray of shape (n,), object
+            Text, or None for an image without a label: ``X[bank.labels == "cat"]``.
+        """
+        found = [s.listing.label[int(r)] for s, r in readable(self.index)]
+        return np.array(found, dtype=object)
 
     def select(
         self,

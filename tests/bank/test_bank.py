@@ -43,7 +43,8 @@ def test_features_stand_in_the_order_of_source_and_path_with_duplicates(bank):
         "/more\udcff/a.png", "/more\udcff/b.png", "/images/x/1.png", "/images/x/2.png",
         "/images/y/3.png", "/images/z/\udcff.png",
     ]  # fmt: skip
-    assert bank.labels == [None, None, "x", "x", "y", "z\udcff"]
+    assert bank.labels.tolist() == [None, None, "x", "x", "y", "z\udcff"]
+    assert (bank.labels == "x").sum() == 2
 
 
 def test_a_selection_by_source_and_split(bank):
@@ -130,7 +131,7 @@ def test_the_packed_form_holds_all_that_the_folder_does(tmp_path):
     for layer in (COLUMN.name, LAYER.name):
         np.testing.assert_array_equal(packed.features(layer=layer), folder.features(layer=layer))
     assert packed.paths == folder.paths
-    assert packed.labels == folder.labels
+    assert packed.labels.tolist() == folder.labels.tolist()
     assert packed.sources == folder.sources
     assert packed.recipes == folder.recipes
     ours, theirs = (b.index.sources["birds"] for b in (folder, packed))

@@ -79,7 +79,7 @@ def test_a_bank_merged_into_an_empty_one_is_the_same(tmp_path, into, from_packed
     merged = Bank(tmp_path / into)
     assert same_content(merged, bank)
     assert np.array_equal(merged.features(layer="stage"), bank.features(layer="stage"))
-    assert (merged.paths, merged.labels) == (bank.paths, bank.labels)
+    assert (merged.paths, merged.labels.tolist()) == (bank.paths, bank.labels.tolist())
     assert merged.recipes[0].provenance == bank.recipes[0].provenance
     assert (found.images, found.rows) == (7, 5)
     assert (found.shards, found.recipes) == (1 if from_packed else 3, (RECIPE.slug,))

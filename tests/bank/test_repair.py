@@ -171,7 +171,7 @@ def test_labels_of_a_whole_index_stay_whatever_the_folder_says_now(bank, data):
     os.rename(data / "a", data / "z")
     damage(shards(bank)[0])
     assert repair(bank).index == "whole"
-    assert bank.labels == ["a", "a", "b", "b", "b"]
+    assert list(bank.labels) == ["a", "a", "b", "b", "b"]
 
 
 def test_a_source_whose_folder_is_away_is_left_out_until_it_is_back(bank, data):

@@ -59,7 +59,7 @@ class Place:
     def agree(self) -> None:
         bank, paths = Bank(self.bank), self.paths()
         assert bank.paths == [str(path) for path in paths]
-        assert bank.labels == [path.parent.name for path in paths]
+        assert list(bank.labels) == [path.parent.name for path in paths]
         np.testing.assert_allclose(bank.features(), expected(paths), rtol=1e-5)
 
 

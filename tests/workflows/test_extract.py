@@ -42,7 +42,7 @@ def test_a_module_of_the_callers_fills_a_bank_once(
     assert calls(backbone) == after > 0
     assert isinstance(again, Bank)
     assert bank.paths == [str(path) for path in paths]
-    assert bank.labels == [path.parent.name for path in paths]
+    assert list(bank.labels) == [path.parent.name for path in paths]
     assert bank.features().shape == (12, 12)
     assert np.array_equal(bank.features(), again.features())
 
@@ -255,7 +255,7 @@ def test_paths_and_labels_in_a_tuple_are_told_from_two_sources(
     source = open_source(paths, labels)
     with pytest.raises(DataError, match="a Source has its options; give exclude to open_source"):
         extract(source, backbone, tmp_path / "bank", exclude="x")
-    assert extract(source, backbone, tmp_path / "bank", workers=0).labels == labels
+    assert list(extract(source, backbone, tmp_path / "bank", workers=0).labels) == labels
 
 
 def test_a_failure_under_another_recipe_is_forgotten_once_the_image_is_good(

@@ -56,7 +56,7 @@ def test_a_saved_classifier_predicts_as_the_fitted_one_did(bank: Bank, tmp_path:
     assert again.classes == ("a", "b", "c")
     assert again.recipe == bank.recipes[0].recipe
     assert again.provenance["images"] == 24
-    assert again.predict(bank.features()) == bank.labels
+    assert again.predict(bank.features()) == bank.labels.tolist()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def calls(backbone: ModuleBackbone) -> int:
 def equal(one: Bank, two: Bank) -> bool:
     return (
         one.paths == two.paths
-        and one.labels == two.labels
+        and np.array_equal(one.labels, two.labels)
         and np.array_equal(one.features(), two.features())
         and one.sources == two.sources
     )

@@ -33,7 +33,7 @@ def test_features_that_do_not_fit_are_streamed_and_saved_as_ever(
         result.heads[0].predictions.y_pred, whole.heads[0].predictions.y_pred
     )
     again = Classifier.load(result.heads[0].classifier or "")
-    assert again.predict(bank.features()) == bank.labels
+    assert again.predict(bank.features()) == bank.labels.tolist()
 
 
 def test_a_head_that_can_not_stream_is_refused_before_anything_is_read(bank: Bank) -> None:

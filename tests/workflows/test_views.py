@@ -230,7 +230,7 @@ def test_a_layer_is_chosen_in_all_of_its_views(bank: Bank, tmp_path: Path, combi
     assert [column.view for column in classifier.columns] == FLIPS
     assert {column.layer for column in classifier.columns} == {layer}
     X = bank.select(layer=layer, views="flips", combine=combine).X
-    assert classifier.predict(X) == bank.labels
+    assert classifier.predict(X) == bank.labels.tolist()
 
 
 @pytest.mark.parametrize("combine", ["features", "decisions", "train"])
