@@ -247,8 +247,11 @@ def _joined(mine: IndexedSource, theirs: IndexedSource) -> IndexedSource:
     same = (mine.listing.stat[at[both]] == theirs.listing.stat[other[both]]).all(axis=1)
     learned = np.zeros(len(names), np.bool_)
     learned[both[unknown & same]] = True
+    requesting = mine
+    for fingerprint, columns in theirs.requested.items():
+        requesting = requesting.requesting(fingerprint, columns)
     if not added.any() and not learned.any():
-        return mine
+        return mine if requesting.requested == mine.requested else requesting
 
     def numbers(ours: Any, others: Any, chosen: npt.NDArray[np.bool_]) -> Any:
         found = np.empty((len(names), *ours.shape[1:]), ours.dtype)
@@ -278,7 +281,7 @@ def _joined(mine: IndexedSource, theirs: IndexedSource) -> IndexedSource:
         },
     )
     return dataclasses.replace(
-        mine,
+        requesting,
         listing=listing,
         digest=numbers(mine.digest, theirs.digest, looked),
         known=numbers(mine.known, theirs.known, looked),

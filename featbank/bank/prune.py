@@ -7,9 +7,11 @@ readers as after a power loss; it takes as much space as the rows that stay in t
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from featbank.bank.rows import Rows, as_scalars
 from featbank.bank.selection import choose_recipe
 from featbank.bank.shard import Shard, columns_in
 from featbank.data.digests import learned
+from featbank.data.index import Index, IndexedSource
 from featbank.errors import BankError, FeaturesMissing
 
 __all__ = ["Pruned", "prune"]
@@ -123,6 +126,7 @@ def prune(
     with bank.alone():
         plan = _plan(bank, words)
         pruned = _summary(plan)
+        _forget(bank, {known.fingerprint for known, _, whole in plan if whole})
         _carry_out(bank, plan)
         if not words:
             _sweep(bank)
@@ -196,6 +200,20 @@ def _changes(shards: Sequence[Shard], needed: Keys) -> list[_Change]:
         _Change(shard, part & np.isin(as_scalars(shard.keys), needed))
         for shard, part in zip(shards, parts, strict=True)
     ]
+
+
+def _forget(bank: Bank, fingerprints: set[str]) -> None:
+    """Let the index no longer expect rows of these recipes."""
+
+    def change(index: Index, documents: Mapping[str, Any]) -> tuple[list[IndexedSource], list[Any]]:
+        parts = [p for p in index.sources.values() if not fingerprints.isdisjoint(p.requested)]
+        kept = [{f: c for f, c in p.requested.items() if f not in fingerprints} for p in parts]
+        return [
+            dataclasses.replace(part, requested=rest)
+            for part, rest in zip(parts, kept, strict=True)
+        ], []
+
+    bank.revise(change)
 
 
 def _carry_out(bank: Bank, plan: _Plan) -> None:

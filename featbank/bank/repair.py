@@ -33,6 +33,7 @@ from featbank.bank.bank import (
     write_bank_document,
     write_recipe_document,
 )
+from featbank.bank.coverage import Coverage, bank_coverage, lost_columns, readable_rows
 from featbank.bank.documents import read_document
 from featbank.bank.recipes import (
     QUARANTINE,
@@ -41,9 +42,9 @@ from featbank.bank.recipes import (
     recipe_document,
     shard_paths,
 )
-from featbank.bank.shard import check_digest, columns_in, read_recipe, read_shard
+from featbank.bank.shard import check_digest, read_recipe, read_shard
 from featbank.data.digests import learned
-from featbank.data.index import Index, IndexedSource, Listing
+from featbank.data.index import IndexedSource, Listing
 from featbank.data.sources import Source, open_source, scan
 from featbank.errors import BankDamaged, BankError, BankNotFound, DataError
 
@@ -70,6 +71,8 @@ class Repaired:
         How many of these, by the name of the recipe; one is missing where the others have rows.
     notes : tuple of str
         What could not be had again, and what to do about it; one sentence each.
+    coverage : dict of str to list of Coverage
+        By the name of the recipe, which images lost each column.
     """
 
     quarantined: tuple[str, ...]
@@ -78,6 +81,12 @@ class Repaired:
     to_compute: tuple[str, ...]
     recipes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    coverage: dict[str, list[Coverage]] = field(default_factory=dict, repr=False)
+
+    @property
+    def columns(self) -> dict[str, dict[str, int]]:
+        """How many images lost each column, by recipe; without the columns that none lost."""
+        return lost_columns(self.coverage)
 
 
 def repair(bank: Bank | str | os.PathLike[str], *, progress: Progress | None = None) -> Repaired:
@@ -158,7 +167,8 @@ class _Repair:
         self.mend_recipes()
         bank = Bank(self.path)
         index = self.mend_index(bank)
-        lacking = dict(self.lacking(bank, bank.index))
+        found = bank_coverage(bank)
+        lacking = dict(self.lacking(bank, found))
         return Repaired(
             quarantined=tuple(self.quarantined),
             index=index,
@@ -166,6 +176,7 @@ class _Repair:
             to_compute=tuple(sorted(set().union(*lacking.values()))),
             recipes={slug: len(paths) for slug, paths in lacking.items() if slug and paths},
             notes=tuple(self.notes),
+            coverage=found,
         )
 
     def set_aside(self, path: str) -> None:
@@ -303,25 +314,23 @@ class _Repair:
         )
         return None
 
-    def lacking(self, bank: Bank, index: Index) -> Iterator[tuple[str, set[str]]]:
+    def lacking(
+        self, bank: Bank, found: dict[str, list[Coverage]]
+    ) -> Iterator[tuple[str, set[str]]]:
         """Yield each recipe's name with the images that it lost; at last those that none has."""
-        parts = [(part, _wanted(part)) for part in index.sources.values()]
-        nowhere = {id(part): wanted for part, wanted in parts}
+        parts = [(part, readable_rows(part)) for part in bank.index.sources.values()]
+        nowhere = dict(enumerate(wanted for _, wanted in parts))
         for known in bank.recipes:
-            shards = bank.shards(known.fingerprint)
-            tables = [bank.rows(known.fingerprint, column) for column in columns_in(shards)]
-            lost = self.is_quarantined(known.slug)
-            paths: set[str] = set()
-            for part, wanted in parts:
-                if not tables and lost:
-                    paths |= _paths(part, wanted)
-                for table in tables:
-                    has = part.known & (table.find(part.digest) >= 0)
-                    nowhere[id(part)] = nowhere[id(part)] & ~has
-                    if lost or has.any():
-                        paths |= _paths(part, wanted & ~has)
-            yield known.slug, paths
-        yield "", set().union(*(_paths(part, nowhere[id(part)]) for part, _ in parts))
+            for column in bank.columns(known.fingerprint):
+                table = bank.rows(known.fingerprint, column)
+                for number, (part, _) in enumerate(parts):
+                    nowhere[number] &= ~(part.known & (table.find(part.digest) >= 0))
+            columns = found[known.slug]
+            if not columns and self.is_quarantined(known.slug):  # nothing says which they were
+                yield known.slug, set().union(*(_paths(part, wanted) for part, wanted in parts))
+            else:
+                yield known.slug, set().union(*(one.paths for one in columns))
+        yield "", set().union(*(_paths(part, nowhere[i]) for i, (part, _) in enumerate(parts)))
 
     def is_quarantined(self, name: str) -> bool:
         """Tell whether something of this name was set aside, now or in an earlier repair."""
@@ -339,11 +348,6 @@ class _Repair:
             if error.errno not in (errno.EIO, errno.EISDIR):
                 raise
             self.set_aside(path)
-
-
-def _wanted(part: IndexedSource) -> Bool:
-    """Tell which images of a source have features, if nothing is lost."""
-    return ~part.failed & (part.listing.size >= 0)
 
 
 def _paths(part: IndexedSource, rows: Bool) -> set[str]:

@@ -54,11 +54,35 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
         click.echo(f"  recipe {recipe['name']}: {recipe['rows']} rows, {recipe['shards']} shards")
         click.echo(f"    {_recipe_in_words(recipe['recipe'])}")
         for column in recipe["columns"]:
-            click.echo(f"    {column['name']}: {column['rows']} x {column['width']}")
+            click.echo(f"    {shown(column['name'])}: {_size_of(column)}")
+    _say_commands(found.commands)
     for title, counts in (("split", found.splits), ("class", found.classes)):
         if counts:
             rows = [(title, "images"), *((shown(name), str(n)) for name, n in counts.items())]
             click.echo(columns_of(rows, right=(1,)))
+
+
+def _size_of(column: dict[str, Any]) -> str:
+    """Say how many rows a column has, and how many images lack it."""
+    size = f"{column['rows']} x {column['width']}" if column["rows"] else "no rows"
+    asked = column["images"] + column["missing"]
+    lacking = f"; {column['missing']} of {asked} images lack it" if column["missing"] else ""
+    return f"{size}, {column['images']} images have it{lacking}"
+
+
+def _say_missing(missing: dict[str, dict[str, int]], indent: str) -> None:
+    for slug, columns in missing.items():
+        for name, count in columns.items():
+            images = f"{count} image{'s' * (count != 1)}"
+            click.echo(f"{indent}{shown(slug)}, {shown(name)}: {images}")
+
+
+def _say_commands(commands: list[str]) -> None:
+    """Say what computes again what is missing."""
+    if commands:
+        click.echo("To compute what is missing:")
+    for command in commands:
+        click.echo(f"  {shown(command)}")
 
 
 def _recipe_in_words(recipe: dict[str, Any]) -> str:
@@ -86,8 +110,10 @@ def verify(*, bank: str, as_json: bool) -> None:
     """Compare every file of a bank with its digest."""
     from featbank.bank.bank import Bank
     from featbank.bank.maintenance import verify as check
+    from featbank.workflows.commandlines import commands_for
 
     found = check(Bank(bank))
+    commands = commands_for(bank, found.coverage)
     if as_json:
         print_json(
             {
@@ -95,6 +121,8 @@ def verify(*, bank: str, as_json: bool) -> None:
                 "shards": found.shards,
                 "rows": found.rows,
                 "damaged": list(found.damaged),
+                "missing": found.missing,
+                "commands": commands,
             }
         )
     else:
@@ -102,6 +130,10 @@ def verify(*, bank: str, as_json: bool) -> None:
         click.echo(f"{found.shards} shards, {found.rows} rows: {word}")
         for sentence in found.damaged:
             click.echo(f"  {shown(sentence)}", err=True)
+        if found.missing:
+            click.echo("columns that images lack, of what was extracted of them:")
+            _say_missing(found.missing, "  ")
+            _say_commands(commands)
     if not found.ok:
         raise SystemExit(1)
 
@@ -117,9 +149,11 @@ def repair(*, bank: str, as_json: bool) -> None:
     extract` computes what was lost.
     """
     from featbank.bank.repair import repair as mend
+    from featbank.workflows.commandlines import commands_for
 
     with progress_bar("hashing", "img") as progress:
         done = mend(bank, progress=progress)
+    commands = commands_for(bank, done.coverage)
     if as_json:
         print_json(
             {
@@ -128,6 +162,8 @@ def repair(*, bank: str, as_json: bool) -> None:
                 "images": done.images,
                 "to_compute": list(done.to_compute),
                 "recipes": done.recipes,
+                "columns": done.columns,
+                "commands": commands,
                 "notes": list(done.notes),
             }
         )
@@ -138,10 +174,13 @@ def repair(*, bank: str, as_json: bool) -> None:
         click.echo(f"  {shown(path)}")
     click.echo(f"index {done.index}, {done.images} images")
     n = len(done.to_compute)
-    again = "; run `featbank extract` again" if n else ""
+    again = "; run `featbank extract` again" if n and not commands else ""
     click.echo(f"{n} image{'s' * (n != 1)} to be computed{again}")
-    for name, count in done.recipes.items():
+    unknown = {slug: n for slug, n in done.recipes.items() if slug not in done.columns}
+    for name, count in unknown.items():
         click.echo(f"  {name}: {count}")
+    _say_missing(done.columns, "  ")
+    _say_commands(commands)
     for note in done.notes:
         click.echo(shown(note), err=True)
 

@@ -194,4 +194,6 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
             "which differs in: " + ", ".join(found.recipe_differs)
         )
     if found.missing_columns and not found.recipe_differs:
-        click.echo("columns to compute: " + ", ".join(found.missing_columns))
+        click.echo("columns to compute:")
+        for name in found.missing_columns:
+            click.echo(f"  {shown(name)}: {found.missing[name]} of {found.images} images")

@@ -197,6 +197,9 @@ class IndexedSource:
         The ledger: why the file could not be read, if it could not.
     failure_under : Text
         The decoding policy (or recipe) under which it failed; another one tries again.
+    requested : dict of str to tuple of str
+        Names of the columns that were extracted of this source, by the recipe's fingerprint: what
+        each readable image has unless it was lost. Empty for what older versions indexed.
     """
 
     name: str
@@ -206,6 +209,7 @@ class IndexedSource:
     known: npt.NDArray[np.bool_]
     failure: Text
     failure_under: Text
+    requested: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def new(cls, name: str, root: bytes, listing: Listing) -> IndexedSource:
@@ -233,6 +237,11 @@ class IndexedSource:
         """Which rows are in the ledger, shape (N,)."""
         return self.failure.codes >= 0
 
+    def requesting(self, fingerprint: str, columns: Iterable[str]) -> IndexedSource:
+        """Return this with more columns of a recipe among those that were extracted."""
+        names = tuple(sorted({*self.requested.get(fingerprint, ()), *columns}))
+        return dataclasses.replace(self, requested={**self.requested, fingerprint: names})
+
     def match(self, names: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Return the row of each of `names`, -1 where there is none."""
         if Names.of(names) == Names.of(self.listing.names):
@@ -249,6 +258,7 @@ class IndexedSource:
         # The caller's listing stays as it is; only its column of scans is written to below.
         listing = dataclasses.replace(listing, scanned=listing.scanned.copy())
         fresh = IndexedSource.new(self.name, root, listing)
+        fresh = dataclasses.replace(fresh, requested=self.requested)
         if root != self.root or not len(self) or not len(fresh):
             return fresh
         old = self.match(listing.names)
@@ -277,15 +287,18 @@ class IndexedSource:
         """
         if other is None:
             return self
+        whole = self
+        for fingerprint, columns in other.requested.items():
+            whole = whole.requesting(fingerprint, columns)
         theirs = other.carried_to(self.root, self.listing)
         taken = (theirs.known | theirs.failed) & ~(self.known | self.failed)
         if not taken.any():
-            return self
+            return whole
         rows = np.flatnonzero(taken).tolist()
         scanned = np.where(taken, theirs.listing.scanned, self.listing.scanned)
         under = {row: theirs.failure_under[row] for row in rows}
         return dataclasses.replace(
-            self,
+            whole,
             listing=dataclasses.replace(self.listing, scanned=scanned),
             digest=np.where(taken[:, None], theirs.digest, self.digest),
             known=np.where(taken, theirs.known, self.known),

@@ -3,6 +3,8 @@
 One group a source; names as one joined blob with the place where each ends, numbers as int64
 columns, texts as codes and vocabulary. To change the format, raise `INDEX_VERSION`, keep reading
 the old one in `_read_source`, and say so in CHANGELOG.
+
+Format 2 adds the columns that were extracted of each source.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from featbank.errors import BankDamaged, BankError, BankVersionError
 
 __all__ = ["INDEX_VERSION", "fill_index", "read_index"]
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 _NUMBERS = {
     "size": "bytes; -1: no such file",
@@ -54,6 +56,12 @@ def fill_index(group: h5py.Group, index: Index) -> None:
             _put_text(part, name, getattr(listing, name), description)
         _put_text(part, "failure", source.failure, "why the file could not be read")
         _put_text(part, "failure_under", source.failure_under, "policy under which it failed")
+        requested = [
+            f"{fingerprint} {column}".encode("utf-8", "surrogateescape")
+            for fingerprint, columns in sorted(source.requested.items())
+            for column in columns
+        ]
+        _put_strings(part, "requested", requested, "recipe and column that were extracted")
         extra = part.create_group("extra")
         for position, (name, text) in enumerate(listing.extra.items()):
             _put_text(extra, f"{position:04d}", text, "a further column of the table", title=name)
@@ -76,7 +84,7 @@ def read_index(group: h5py.Group) -> Index:
                 f"the index has format {version} and this featbank reads up to {INDEX_VERSION}; "
                 "install a newer featbank."
             )
-        sources = [_read_source(group[name]) for name in sorted(group)]
+        sources = [_read_source(group[name], version) for name in sorted(group)]
     except BankError:
         raise
     except (
@@ -89,7 +97,7 @@ def read_index(group: h5py.Group) -> Index:
     return index
 
 
-def _read_source(part: h5py.Group) -> IndexedSource:
+def _read_source(part: h5py.Group, version: int) -> IndexedSource:
     names = _get_strings(part, "name")
     n = len(names)
 
@@ -118,7 +126,16 @@ def _read_source(part: h5py.Group) -> IndexedSource:
         known.astype(np.bool_),
         _get_text(part, "failure", n),
         _get_text(part, "failure_under", n),
+        _get_requested(part) if version > 1 else {},
     )
+
+
+def _get_requested(part: h5py.Group) -> dict[str, tuple[str, ...]]:
+    requested: dict[str, tuple[str, ...]] = {}
+    for pair in _get_strings(part, "requested"):
+        fingerprint, _, column = pair.decode("utf-8", "surrogateescape").partition(" ")
+        requested[fingerprint] = (*requested.get(fingerprint, ()), column)
+    return requested
 
 
 def _put_strings(group: h5py.Group, name: str, values: Iterable[bytes], description: str) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featbank.backbones.request import Request
 from featbank.bank.bank import Bank
+from featbank.bank.coverage import Coverage
+from featbank.bank.layered import look
 from featbank.bank.recipes import KnownRecipe
 from featbank.data.decode import DecodePolicy
 from featbank.data.sources import Source, open_source
 from featbank.errors import FeatbankError
 
-__all__ = ["bank_words", "extract_lines", "line", "row_words"]
+__all__ = ["bank_words", "commands_for", "extract_lines", "line", "restoring_lines", "row_words"]
 
 _FLAGS = ("hidden", "follow_links")
 
@@ -86,6 +88,39 @@ def extract_lines(
             line("extract", *where, *model, "--layers", ",".join(layers), *bank_words(bank))
         )
     return lines
+
+
+def restoring_lines(bank: Bank, coverage: Mapping[str, Sequence[Coverage]]) -> list[str]:
+    """Return commands that compute the columns again that images lack, as far as words say them."""
+    lines = []
+    for known in bank.recipes:
+        lacking: dict[str, list[str]] = {}
+        for one in coverage.get(known.slug, ()):
+            for source in one.sources:
+                lacking.setdefault(source, []).append(_short(one.column))
+        for source, layers in lacking.items():
+            lines += extract_lines(bank, known, source, layers) or []
+    return lines
+
+
+def commands_for(path: str, coverage: Mapping[str, Sequence[Coverage]]) -> list[str]:
+    """Return what `restoring_lines` does for the bank at `path`; nothing if it can't be read."""
+    if not any(one.missing for columns in coverage.values() for one in columns):
+        return []
+    try:
+        bank = look(path)
+        return restoring_lines(bank, coverage) if bank is not None else []
+    except (FeatbankError, OSError):
+        return []
+
+
+def _short(column: str) -> str:
+    """Return a column's name without the defaults at its end."""
+    for default in (":float32", ":identity", ":avg"):
+        if not column.endswith(default):
+            break
+        column = column.removesuffix(default)
+    return column
 
 
 def _model_words(known: KnownRecipe) -> list[str] | None:

@@ -634,6 +634,7 @@ def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
         and np.array_equal(old.known, new.known)
         and np.array_equal(old.digest[new.known], new.digest[new.known])
         and np.array_equal(old.listing.racy[looked], new.listing.racy[looked])
+        and old.requested == new.requested
         and old.failure.equals(new.failure)
         and old.failure_under.equals(new.failure_under)
         and all(getattr(old.listing, n).equals(getattr(new.listing, n)) for n in texts)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.bank import packed
 from featbank.bank.bank import Bank
+from featbank.bank.coverage import bank_coverage
+from featbank.workflows.commandlines import restoring_lines
 
 __all__ = ["BankInfo", "info"]
 
@@ -29,7 +31,9 @@ class BankInfo:
     sources : list of dict
         Name, kind, root, number of images of each.
     recipes : list of dict
-        Name, fingerprint, source, rows, and columns with rows and width of each.
+        Name, fingerprint, source, rows, and columns with rows and width of each (None where all
+        rows are lost), the number of indexed images that have it, and of those that lack it though
+        it was extracted of them.
     errors : list of (str, str)
         Path and reason of each image that could not be read.
     unfinished : str or None
@@ -47,6 +51,7 @@ class BankInfo:
     recipes: list[dict[str, Any]]
     errors: list[tuple[str, str]]
     unfinished: str | None = None
+    commands: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -88,10 +93,11 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
             }
         )
     recipes = []
+    covered = bank_coverage(bank)
     for known in bank.recipes:
         shards = bank.shards(known.fingerprint)
-        widths = {c: place.shape[1] for s in shards for c, place in s.columns.items()}
-        columns = bank.columns(known.fingerprint)
+        widths = {c.name: place.shape[1] for s in shards for c, place in s.columns.items()}
+        columns = {c.name: rows for c, rows in bank.columns(known.fingerprint).items()}
         recipes.append(
             {
                 "name": known.slug,
@@ -103,8 +109,14 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
                 "rows": max(columns.values(), default=0),
                 "shards": len(shards),
                 "columns": [
-                    {"name": column.name, "rows": rows, "width": widths[column]}
-                    for column, rows in columns.items()
+                    {
+                        "name": one.column,
+                        "rows": columns.get(one.column, 0),
+                        "width": widths.get(one.column),
+                        "images": one.images,
+                        "missing": one.missing,
+                    }
+                    for one in covered[known.slug]
                 ],
             }
         )
@@ -119,6 +131,7 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
         recipes=recipes,
         errors=errors,
         unfinished=packed.unfinished(bank.path),
+        commands=restoring_lines(bank, covered),
     )
 
 

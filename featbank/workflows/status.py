@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,6 +49,8 @@ class Status:
         backbone if there is one; empty if the bank has the recipe, or has none.
     missing_columns : list of str
         Columns that the bank does not have for every known image.
+    missing : dict of str to int
+        How many of the images to compute lack each column that was asked for.
     """
 
     images: int
@@ -60,6 +63,7 @@ class Status:
     to_compute: int
     recipe_differs: list[str]
     missing_columns: list[str] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, and the paths under ``details``, for JSON."""
@@ -77,6 +81,7 @@ class Status:
             "to_compute": self.to_compute,
             "recipe_differs": self.recipe_differs,
             "missing_columns": self.missing_columns,
+            "missing": self.missing,
             "details": lists,
         }
 
@@ -117,7 +122,12 @@ def status(
         reused=found.reused,
         to_compute=len(found.digests) + found.unread,
         recipe_differs=_differences(model.recipe, [known.recipe for known in recipes]),
-        missing_columns=sorted(found.columns),
+        missing_columns=sorted(found.lacking),
+        missing={
+            name: count
+            for name in (column.name for column in columns)
+            if (count := found.lacking[name] + found.unread)
+        },
     )
 
 
@@ -185,7 +195,7 @@ class _Found:
     reused: int = 0
     unread: int = 0
     digests: set[bytes] = field(default_factory=set)
-    columns: set[str] = field(default_factory=set)
+    lacking: Counter[str] = field(default_factory=Counter)
 
     def add(self, part: Surveyed) -> None:
         now, plan, before = part.now, part.plan, part.before
@@ -240,9 +250,9 @@ class _Found:
 
     def _lacks(self, digest: Any) -> bool:
         lacking = [t.column.name for t in self.tables if t.find(digest.reshape(1, 32))[0] < 0]
-        if lacking:
+        if lacking and digest.tobytes() not in self.digests:
             self.digests.add(digest.tobytes())
-            self.columns.update(lacking)
+            self.lacking.update(lacking)
         return bool(lacking)
 
 

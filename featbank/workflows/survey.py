@@ -10,6 +10,7 @@ from typing import Any
 
 from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.bank.bank import Bank
+from featbank.bank.coverage import columns_of
 from featbank.bank.rows import Rows
 from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import Source, free_name, open_source, scan_all
@@ -122,12 +123,18 @@ def survey(
     else:
         tables = [bank.rows(recipe.fingerprint, column) for column in columns]
     causes = causes_of(recipe) if recipe else []
+    names = [column.name for column in columns]
     found = []
     sources = list(sources)
     for source, listing in zip(sources, scan_all(sources), strict=True):
         before = index.sources.get(source.name) if index else None
         root = os.fsencode(source.root)
         now = (before or IndexedSource.new(source.name, root, listing)).carried_to(root, listing)
+        if recipe is not None:
+            if before is not None and bank is not None and recipe.fingerprint not in now.requested:
+                # An older version indexed it: what it has was asked for.
+                now = now.requesting(recipe.fingerprint, columns_of(bank, recipe, before))
+            now = now.requesting(recipe.fingerprint, names)
         plan = plan_source(now, tables, causes=causes, retry_failed=retry_failed, paranoid=paranoid)
         found.append(Surveyed(source, before, now, plan))
     return found, tables

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,15 @@ def test_info_says_what_there_is(tour: Tour) -> None:
     assert recipe["rows"] == 15
     assert len(recipe["fingerprint"]) == 64
     assert recipe["columns"] == [
-        {"name": "penultimate:avg:identity:float32", "rows": 15, "width": 1024}
+        {
+            "name": "penultimate:avg:identity:float32",
+            "rows": 15,
+            "width": 1024,
+            "images": 15,
+            "missing": 0,
+        }
     ]
+    assert found["commands"] == []
     said = run("info", "--bank", tour.bank).out
     assert "15 images, 15 labelled, 3 classes, 0 not readable" in said
     assert recipe["name"] in said
@@ -41,7 +49,14 @@ def test_info_says_what_there_is(tour: Tour) -> None:
 def test_a_whole_bank_is_clean(tour: Tour) -> None:
     assert run("verify", "--bank", tour.bank).out == "1 shards, 15 rows: clean\n"
     found = run("verify", "--bank", tour.bank, "--json").json
-    assert found == {"ok": True, "shards": 1, "rows": 15, "damaged": []}
+    assert found == {
+        "ok": True,
+        "shards": 1,
+        "rows": 15,
+        "damaged": [],
+        "missing": {},
+        "commands": [],
+    }
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -82,6 +97,41 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(tour: Tour, tmp_path: P
     assert run("repair", "--bank", bank).out == (
         "0 damaged files set aside\nindex whole, 15 images\n0 images to be computed\n"
     )
+
+
+@pytest.mark.parametrize("how", ["damaged", "deleted"])
+def test_a_lost_column_is_counted_and_computed_by_the_command_that_is_named(
+    tour: Tour, tmp_path: Path, how: str
+) -> None:
+    bank = tour.copy_bank(tmp_path)
+    first = shard_of(bank)
+    words = ("--layers", "stage4:max", "--bank", bank, "--workers", "0")
+    run("extract", tour.data, *MODEL, *words)
+    (bad,) = {*bank.glob("shufflenet*/??/*.h5")} - {first}
+    damage(bad) if how == "damaged" else bad.unlink()
+
+    column, slug = "stage4:max:identity:float32", first.parts[-3]
+    lost = {slug: {column: 15}}
+    found = run("verify", "--bank", bank, "--json", status=int(how == "damaged")).json
+    assert found["missing"] == lost
+    said = run("repair", "--bank", bank)
+    assert "15 images to be computed" in said.out
+    assert f"{slug}, {column}: 15 images" in said.out
+    assert run("verify", "--bank", bank, "--json").json["missing"] == lost
+    assert run("repair", "--bank", bank, "--json").json["columns"] == lost
+    said = run("info", "--bank", bank).out
+    assert f"{column}: no rows, 0 images have it; 15 of 15 images lack it" in said
+    wanted = ("--layers", "penultimate,stage4:max", "--bank", bank)
+    status = run("status", tour.data, *MODEL, *wanted, "--json").json
+    assert (status["to_compute"], status["missing"]) == (15, {column: 15})
+    assert f"{column}: 15 of 15 images" in run("status", tour.data, *MODEL, *wanted).out
+
+    (command,) = run("info", "--bank", bank, "--json").json["commands"]
+    name, *rest = shlex.split(command)
+    assert name == "featbank"
+    assert run(*rest, "--workers", "0", "--json").json["computed"] == 15
+    assert run("verify", "--bank", bank, "--json").json["missing"] == {}
+    assert run("info", "--bank", bank, "--json").json["commands"] == []
 
 
 def test_a_lost_index_is_rebuilt_without_computing(tour: Tour, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_column_without_a_name_comes_back(tmp_path):
 
 
 def test_an_index_of_a_later_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(indexfile, "INDEX_VERSION", 2)
+    monkeypatch.setattr(indexfile, "INDEX_VERSION", indexfile.INDEX_VERSION + 1)
     data = hdf5.build(lambda file: fill_index(file, Index()))
     monkeypatch.undo()
     path = tmp_path / "index.h5"
