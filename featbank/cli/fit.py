@@ -36,7 +36,7 @@ from featbank.cli.sections import Sectioned
         "threshold protocol list_protocols",
         "Features and labels": "bank recipe layers choose_layer views combine sources label "
         "positive multilabel classes exclude",
-        "Scores": "split cv repeats near_duplicates show_leak seed",
+        "Scores": "split group metric_weight cv repeats near_duplicates show_leak seed",
         "Running": "jobs device memory",
         "Output": "out no_save predictions details as_json",
     },

@@ -195,6 +195,16 @@ rows_options = together(
         help="random:70/15/15, first:60/10, kfold:5, group:80/20, or none; by default the index's "
         "own.",
     ),
+    click.option(
+        "--group",
+        metavar="COLUMN|none",
+        help="Keep images together by this column; default: the table's groups.",
+    ),
+    click.option(
+        "--metric-weight",
+        metavar="COLUMN",
+        help="Weigh images in every metric by this column; 0: not scored.",
+    ),
 )
 
 folds_options = together(

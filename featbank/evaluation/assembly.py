@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs
 from featbank.evaluation.intervals import Estimate, estimates
 from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
@@ -19,7 +18,7 @@ from featbank.evaluation.plan import Part, Plan, ratio_of
 from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
 from featbank.heads.outputs import Outputs
 
-__all__ = ["Scored", "evaluation_result", "head_result", "most_common"]
+__all__ = ["Scored", "evaluation_result", "head_result", "most_common", "weighted_by"]
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +58,12 @@ class Scored:
     def of(cls, part: Part, told: Outputs, data: Inputs, seconds: float, **more: Any) -> Scored:
         """Judge what was said of a part's test rows."""
         meter = Meter(
-            data.codes[part.test], told.codes, told.scores, told.probability, len(data.classes)
+            data.codes[part.test],
+            told.codes,
+            told.scores,
+            told.probability,
+            len(data.classes),
+            data.weight_of(part.test),
         )
         return cls(part, told, meter, seconds, **more)
 
@@ -101,26 +105,23 @@ def head_result(
         scores=_stacked([one.outputs.scores for one in own]),
         probability=_stacked([one.outputs.probability for one in own]),
         unit=np.concatenate([data.units[one.part.test] for one in own]),
+        weight=data.weight_of(np.concatenate([one.part.test for one in own])),
     )
-    confusion = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
-    np.add.at(confusion, (predictions.y_true, predictions.y_pred), 1)
     return HeadResult(
         head=name,
-        metrics=_estimates(own, [one.meter for one in own], data.units, seed),
+        metrics=_estimates(own, [one.meter for one in own], data, seed),
         best_params=most_common(chosen),
         fold_params=chosen,
-        confusion=confusion,
+        confusion=predictions.confusion(len(data.classes)),
         predictions=predictions,
         seconds=sum(one.seconds for one in own),
         without_duplicates=(
-            _estimates(further[:1], [further[0].meter], data.units, seed) if made.clean else None
+            _estimates(further[:1], [further[0].meter], data, seed) if made.clean else None
         ),
         calibrated=calibrated,
-        uncalibrated=_calibration(_estimates(own, before, data.units, seed)) if before else None,
+        uncalibrated=_calibration(_estimates(own, before, data, seed)) if before else None,
         naive=(
-            _estimates(torn, [one.meter for one in torn], data.unbound().units, seed)
-            if naive
-            else None
+            _estimates(torn, [one.meter for one in torn], data.unbound(), seed) if naive else None
         ),
         fold_learned=tuple(one.learned for one in own if one.learned),
         notes=(
@@ -170,7 +171,17 @@ def evaluation_result(
         repeats=repeats,
         ratio=ratio_of(made.parts),
         random_state=seed,
+        metric_weight=weighted_by(data),
     )
+
+
+def weighted_by(data: Inputs) -> str | None:
+    """Return the name of the metric weights, if any two scored rows differ in theirs."""
+    weights = data.metric_weight
+    if weights is None:
+        return None
+    scored = weights[weights > 0]
+    return "metric_weight" if scored.min() < scored.max() else None
 
 
 def most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -203,10 +214,16 @@ def _undefined(meters: Sequence[Meter]) -> list[str]:
 
 
 def _estimates(
-    scored: Sequence[Scored], meters: Sequence[Meter], units: Int, seed: int
+    scored: Sequence[Scored], meters: Sequence[Meter], data: Inputs, seed: int
 ) -> dict[str, Estimate]:
     parts = [one.part for one in scored]
-    return estimates(meters, [units[p.test] for p in parts], ratio=ratio_of(parts), seed=seed)
+    return estimates(
+        meters,
+        [data.units[part.test] for part in parts],
+        ratio=ratio_of(parts),
+        seed=seed,
+        weights=data.weights_of(part.test for part in parts),
+    )
 
 
 def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:

@@ -162,6 +162,7 @@ class ComparisonResult:
             "rows": [row.to_dict() for row in self.rows],
             "reference": self.reference,
             "interval": self._interval,
+            "metric_weight": self.evaluation.metric_weight,
             "protocol": one.protocol,
             "folds": one.folds,
             "images": one.images,
@@ -264,6 +265,8 @@ class ComparisonResult:
             f"{word} {CONFIDENCE}",
             f"difference in accuracy to {self.reference}, {best}, in points ({self._interval})",
         ]
+        if one.metric_weight:
+            lines.append(f"every metric is weighted by {one.metric_weight}")
         if self.features:
             lines.append(f"frozen features: {self.features}")
         return lines

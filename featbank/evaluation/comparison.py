@@ -78,6 +78,10 @@ def differences(
 def _drawn(head: HeadResult, seed: int) -> dict[str, np.ndarray]:
     told = head.predictions
     if told.y_true.ndim == 2 and told.scores is not None:
-        return resampled(LabelMeter(told.y_true, told.y_pred, told.scores), told.unit, seed=seed)
-    meter = Meter(told.y_true, told.y_pred, told.scores, told.probability, len(head.confusion))
+        return resampled(
+            LabelMeter(told.y_true, told.y_pred, told.scores, told.weight), told.unit, seed=seed
+        )
+    meter = Meter(
+        told.y_true, told.y_pred, told.scores, told.probability, len(head.confusion), told.weight
+    )
     return resampled(meter, told.unit, seed=seed)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError
-from featbank.evaluation.assembly import Scored, evaluation_result, head_result
+from featbank.evaluation.assembly import Scored, evaluation_result, head_result, weighted_by
 from featbank.evaluation.fitting import Candidate, candidates, check_scoring, fit
 from featbank.evaluation.inputs import Inputs, checked
 from featbank.evaluation.metrics import Meter
@@ -43,6 +43,7 @@ def cross_validate(
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
+    metric_weight: Any = None,
     calibrate: bool | str = False,
     threshold: str | None = None,
     scoring: str = "accuracy",
@@ -92,7 +93,11 @@ def cross_validate(
         A mapping gives a class its weight; classes that it leaves out have 1.
     sample_weight : array-like of shape (n,), optional
         Numbers from 0 up: how much a row counts when a head is fitted and when its
-        hyper-parameters' fits are. Scores weigh every row alike, whatever its weight.
+        hyper-parameters' fits are. Metrics have weights of their own.
+    metric_weight : array-like of shape (n,), optional
+        Numbers from 0 up: how much a row counts in every metric, in the intervals and in the
+        confusion matrix. Rows of weight 0 are trained on and not scored. Settings are chosen inside
+        the folds without them.
     calibrate : bool or {"platt", "temperature"}, default=False
         Give every head probabilities inside the fold, by Platt's method (also True) or by one
         temperature, which leaves predictions as they are. Calibration before it stands beside.
@@ -154,6 +159,7 @@ def cross_validate(
         "params": params,
         "class_weight": class_weight,
         "sample_weight": sample_weight,
+        "metric_weight": metric_weight,
         "calibrate": calibrate,
         "threshold": threshold,
         "scoring": scoring,
@@ -205,7 +211,10 @@ def cross_validate(
         made,
         data,
         n=len(X),
-        notes=(*([f"no naive score: {told}"] if told else []), *notes_on(weights)),
+        notes=(
+            *([f"no naive score: {told}"] if told else []),
+            *notes_on(weights, weighted_by(data)),
+        ),
         chosen_by=scoring if any(candidate.grid() for candidate in found) else None,
         repeats=repeats,
         seed=random_state,
@@ -232,12 +241,21 @@ def prepared(
     near_duplicates: float | NearDuplicates | None,
     class_weight: Any,
     sample_weight: Any,
+    metric_weight: Any = None,
     threshold: str | None,
     random_state: int,
     **words: Any,
 ) -> tuple[Inputs, list[Candidate], Array | None]:
     """Check what was given; build candidates, and return the weights of the labelled rows."""
-    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
+    data = checked(
+        X,
+        y,
+        groups=groups,
+        digests=digests,
+        splits=splits,
+        near=near_duplicates,
+        metric_weight=metric_weight,
+    )
     if threshold is not None and len(data.classes) != 2:
         raise EvaluationError(
             f"a threshold parts two classes, and there are {len(data.classes)}; choose two of "
@@ -259,9 +277,11 @@ def prepared(
     return data, found, weights[data.rows]
 
 
-def notes_on(weights: Array | None) -> list[str]:
+def notes_on(weights: Array | None, metric_weight: str | None) -> list[str]:
     """Say what sample weights mean, where there are any."""
     if weights is None:
+        return []
+    if metric_weight is not None:
         return []
     return ["sample weights count in fitting alone; the scores weigh every image alike."]
 
@@ -284,7 +304,8 @@ def _score(candidate: Candidate, part: Part, data: Inputs, weights: Array | None
         raw = _outputs(_uncalibrated(fitted.estimator), data.X[part.test], data.classes)
         if raw.probability is not None:
             y = data.codes[part.test]
-            before = Meter(y, raw.codes, None, raw.probability, len(data.classes))
+            weight = data.weight_of(part.test)
+            before = Meter(y, raw.codes, None, raw.probability, len(data.classes), weight)
     # The fitted estimator stays behind: only numbers travel back from a worker.
     return Scored.of(
         part,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from featbank.errors import EvaluationError
 from featbank.evaluation.folds import Int, codes_of, units_of
 from featbank.evaluation.neighbours import NearDuplicates, near_duplicates
 from featbank.heads.streaming import Blocks
+from featbank.heads.weights import checked_weights
 
 __all__ = ["UNLABELLED", "Inputs", "checked", "named"]
 
@@ -54,6 +55,8 @@ class Inputs:
     near : NearDuplicates or None
         None where they were not looked for.
     notes : tuple of str
+    metric_weight : ndarray of shape (n,), float64, or None
+        How much a row counts in every metric; rows of weight 0 are never scored.
     """
 
     X: Array
@@ -69,6 +72,16 @@ class Inputs:
     groups: int | None
     near: NearDuplicates | None
     notes: tuple[str, ...]
+    metric_weight: Array | None = None
+
+    def weight_of(self, rows: Int) -> Array | None:
+        """Return the metric weights of some rows; None where every row counts 1."""
+        return None if self.metric_weight is None else self.metric_weight[rows]
+
+    def weights_of(self, tested: Iterable[Int]) -> list[Array] | None:
+        """Return the metric weights of several sets of rows; None where every row counts 1."""
+        weights = self.metric_weight
+        return None if weights is None else [weights[rows] for rows in tested]
 
     @property
     def bound(self) -> bool:
@@ -88,6 +101,7 @@ class Inputs:
             copies=None if self.copies is None else self.copies[rows],
             splits=None,
             near=None if self.near is None else self.near.take(rows),
+            metric_weight=self.weight_of(rows),
         )
 
     def unbound(self) -> Inputs:
@@ -106,6 +120,7 @@ def checked(
     digests: Any = None,
     splits: Any = None,
     near: float | NearDuplicates | None = None,
+    metric_weight: Any = None,
 ) -> Inputs:
     """Check what a caller gave and leave out rows without a label.
 
@@ -118,6 +133,7 @@ def checked(
         near-duplicates that leave nothing to be told apart.
     """
     features = _features(X)
+    weights = checked_weights(metric_weight, len(features), name="metric_weight", use="score")
     if isinstance(y, str) or not np.iterable(y) or getattr(y, "ndim", 1) != 1:
         raise EvaluationError(f"labels are a sequence of one class a row, not {type(y).__name__}.")
     labels = list(y)
@@ -167,6 +183,7 @@ def checked(
         groups=None if group_codes is None else len(np.unique(group_codes[group_codes >= 0])),
         near=alike,
         notes=tuple(notes),
+        metric_weight=None if weights is None else weights[rows],
     )
 
 

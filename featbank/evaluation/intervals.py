@@ -22,6 +22,7 @@ __all__ = [
     "percentiles",
     "resampled",
     "students_t",
+    "trials_of",
     "wilson",
 ]
 
@@ -66,7 +67,12 @@ class Estimate:
 
 
 def estimates(
-    meters: Sequence[Metrics], tested: Sequence[Int], *, ratio: float, seed: int
+    meters: Sequence[Metrics],
+    tested: Sequence[Int],
+    *,
+    ratio: float,
+    seed: int,
+    weights: Sequence[Array] | None = None,
 ) -> dict[str, Estimate]:
     """Return the metrics that are defined in every part, with their intervals.
 
@@ -84,6 +90,9 @@ def estimates(
         that were drawn independently.
     seed : int
         Of the resamples.
+    weights : sequence of ndarray of float, optional
+        Metric weights of each part's rows, which the meters know already: they tell how many
+        independent trials a share of right rows is worth.
     """
     by_part = [meter() for meter in meters]
     names = [name for name in by_part[0] if all(name in found for found in by_part)]
@@ -97,16 +106,30 @@ def estimates(
         found[name] = bounded(
             values[name],
             ends.get(name, (float("nan"), float("nan"))),
-            len(np.unique(np.concatenate(tested))) if name in _SHARES else None,
+            trials_of(tested, weights) if name in _SHARES else None,
             highest=HIGHEST.get(name, 1.0),
         )
     return found
 
 
+def trials_of(tested: Sequence[Int], weights: Sequence[Array] | None = None) -> float:
+    """Return the number of units that were scored, or with weights Kish's effective number.
+
+    References
+    ----------
+    L. Kish, "Survey Sampling" (1965), section 11.7.
+    """
+    unit = np.unique(np.concatenate(tested), return_inverse=True)[1]
+    if weights is None:
+        return int(unit.max()) + 1
+    total = np.bincount(unit, np.concatenate(weights)) / np.bincount(unit)
+    return float(total.sum() ** 2 / (total**2).sum())
+
+
 def bounded(
     values: Sequence[float],
     ends: tuple[float, float],
-    trials: int | None = None,
+    trials: float | None = None,
     *,
     highest: float = 1.0,
 ) -> Estimate:
@@ -117,7 +140,7 @@ def bounded(
     values : sequence of float
     ends : (float, float)
         Of the interval as it was computed.
-    trials : int, optional
+    trials : float, optional
         Of a share of right rows, how many could be right: an interval without width, for every part
         or every resample scored the same, gives way to `wilson`. Without them it gives way to none.
     highest : float
@@ -162,7 +185,7 @@ def students_t(values: Sequence[float], shared: float) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a share of `n` independent trials.
 
     It stands in for an interval of no width: 20 images that are all predicted rightly leave room

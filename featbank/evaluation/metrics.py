@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from featbank.evaluation.folds import Int
 
-__all__ = ["CALIBRATION", "METRICS", "TOP", "Meter"]
+__all__ = ["CALIBRATION", "METRICS", "TOP", "Meter", "weighted"]
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +46,8 @@ class Meter:
         See `featbank.heads.outputs.Outputs`.
     n_classes : int
         K.
+    weight : ndarray of shape (n,), optional
+        Metric weight of each row; by default 1. Weights of a call multiply it.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class Meter:
         scores: Array | None,
         probability: Array | None,
         n_classes: int,
+        weight: Array | None = None,
     ) -> None:
         self.y = y
         self.predicted = predicted
+        self.weight = weight
         self.n_classes = n_classes
         self._losses: Array | None = None
         if probability is not None:
@@ -100,7 +104,7 @@ class Meter:
         G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
         Review 78 (1950). C. Guo et al., "On calibration of modern neural networks", ICML (2017).
         """
-        w = np.ones(len(self.y)) if weights is None else weights
+        w = weighted(len(self.y), self.weight, weights)
         total = w.sum()
         k = self.n_classes
         hit = np.bincount(self.y, w * (self.y == self.predicted), minlength=k)
@@ -124,6 +128,12 @@ class Meter:
         if self._hits is not None:
             found["top5_accuracy"] = w @ self._hits / total
         return {name: float(value) for name, value in found.items()}
+
+
+def weighted(n: int, own: Array | None, further: Array | None) -> Array:
+    """Return the product of two weightings of `n` rows; None weighs every row 1."""
+    w = np.ones(n) if own is None else own
+    return w if further is None else w * further
 
 
 def _ranked(scores: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,17 @@ from featbank.errors import EvaluationError, nearest
 from featbank.evaluation.folds import Int, deal, hold_out, units_per_class
 from featbank.evaluation.inputs import Inputs
 
-__all__ = ["FOLDS", "INNER_FOLDS", "Part", "Plan", "plan", "plan_final", "plan_naive", "ratio_of"]
+__all__ = [
+    "FOLDS",
+    "INNER_FOLDS",
+    "Part",
+    "Plan",
+    "plan",
+    "plan_final",
+    "plan_naive",
+    "ratio_of",
+    "scorable",
+]
 
 FOLDS = 5
 INNER_FOLDS = 3
@@ -74,6 +84,8 @@ def ratio_of(parts: Sequence[Part]) -> float:
 def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Plan:
     """Decide the parts: given splits first, else folds of our own.
 
+    Rows of metric weight 0 are fitted on, and never scored.
+
     Raises
     ------
     EvaluationError
@@ -82,7 +94,7 @@ def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Pl
     if not isinstance(repeats, int | np.integer) or repeats < 1:
         raise EvaluationError(f"repeats is at least 1, a whole number, not {repeats!r}.")
     given = _given(data, cv, repeats, seed) if data.splits is not None else None
-    made = given or _made(data, cv, repeats, seed)
+    made = scorable(given or _made(data, cv, repeats, seed), data)
     for part in (*made.parts, *([made.clean] if made.clean else [])):
         lacking = np.setdiff1d(data.codes[part.test], data.codes[part.train])
         if len(lacking):
@@ -94,6 +106,33 @@ def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Pl
     return made
 
 
+def scorable(made: Plan, data: Inputs) -> Plan:
+    """Return the plan without test rows of metric weight 0.
+
+    Raises
+    ------
+    EvaluationError
+        A test part has no other rows.
+    """
+    if data.metric_weight is None:
+        return made
+    parts = tuple(_scorable(part, data) for part in made.parts)
+    empty = sum(not len(part.test) for part in parts)
+    if empty:
+        which = "the test part" if len(parts) == 1 else f"{empty} of {len(parts)} test parts"
+        raise EvaluationError(
+            f"every image in {which} has the metric weight 0, so that nothing is left to score; "
+            "ask for fewer folds or another split, or give more images a weight above 0."
+        )
+    return replace(made, parts=parts, clean=made.clean and _scorable(made.clean, data))
+
+
+def _scorable(part: Part, data: Inputs) -> Part:
+    if data.metric_weight is None:
+        return part
+    return replace(part, test=part.test[data.metric_weight[part.test] > 0])
+
+
 def plan_naive(
     data: Inputs, made: Plan, *, repeats: int, seed: int
 ) -> tuple[tuple[Part, ...], str]:
@@ -102,7 +141,7 @@ def plan_naive(
         return (), "the splits were given, and stand as they are."
     if not data.bound:
         return (), "no image is bound to another, so that naive folds would score the same."
-    return _made(data.unbound(), made.cv, repeats, seed).parts, ""
+    return scorable(_made(data.unbound(), made.cv, repeats, seed), data).parts, ""
 
 
 def plan_final(data: Inputs, *, seed: int) -> Part:
@@ -139,6 +178,7 @@ def _final(data: Inputs, seed: int) -> Part:
 def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan:
     per_class = units_per_class(data.codes, data.units)
     least = int(per_class.argmin())
+    strata = _strata(data)
     few, name = int(per_class[least]), str(data.classes[least])
     kind = "groups" if data.groups is not None else "different images"
     if data.near is not None and data.near.clusters:
@@ -155,7 +195,7 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
             raise EvaluationError(f"cv is a number of folds or a share in (0, 1), not {cv}.")
         for repeat in range(repeats):
             random = np.random.default_rng([seed, repeat])
-            held = hold_out(data.codes, data.units, cv, random)
+            held = hold_out(strata, data.units, cv, random)
             parts.append(_part(data, ~held, held, seed))
         made: int | float = cv
         protocol = f"{cv:.0%} of each class held out"
@@ -171,12 +211,20 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
         if cv is None and k < FOLDS:
             notes.append(f"{k} folds instead of {FOLDS}: class {name!r} has {few} {kind}.")
         for repeat in range(repeats):
-            fold = deal(data.codes, data.units, k, np.random.default_rng([seed, repeat]))
+            fold = deal(strata, data.units, k, np.random.default_rng([seed, repeat]))
             parts += [_part(data, fold != f, fold == f, seed) for f in range(k)]
         made, protocol = k, f"stratified {k}-fold cross-validation"
     if repeats > 1:
         protocol += f", {repeats} repeats"
     return Plan(protocol, tuple(parts), notes=tuple(notes), cv=made)
+
+
+def _strata(data: Inputs) -> Int:
+    """Return what folds are stratified by: the class, and whether a row may be scored."""
+    if data.metric_weight is None or data.metric_weight.all():
+        return data.codes
+    pairs = 2 * data.codes + (data.metric_weight > 0)
+    return np.unique(pairs, return_inverse=True)[1]
 
 
 def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan | None:
@@ -230,7 +278,8 @@ def _given(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Pla
         what = f"class {some} has" if len(unscored) == 1 else f"{len(unscored)} classes have"
         more = "" if len(unscored) == 1 else f": {some}"
         notes.append(f"{what} no image in {scored_name} to be scored on{more}.")
-    counts = f"learned from {len(part.train)}, scored on {len(part.test)} of {scored_name}"
+    tested = len(_scorable(part, data).test)
+    counts = f"learned from {len(part.train)}, scored on {tested} of {scored_name}"
     return Plan(f"one split, {counts}", (part,), clean, tuple(notes))
 
 

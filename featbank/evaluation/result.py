@@ -32,6 +32,8 @@ class Predictions:
     scores, probability : ndarray of shape (m, K), or None
     unit : ndarray of shape (m,), intp
         Rows of equal unit are one observation: duplicates, near-duplicates, a group.
+    weight : ndarray of shape (m,), float64, or None
+        Metric weights, where they were given.
     """
 
     rows: Array
@@ -41,6 +43,18 @@ class Predictions:
     scores: Array | None
     probability: Array | None
     unit: Array
+    weight: Array | None = None
+
+    @property
+    def weights(self) -> Array:
+        """How much each prediction counts in metrics, shape (m,)."""
+        return np.ones(len(self.rows)) if self.weight is None else self.weight
+
+    def confusion(self, n_classes: int) -> Array:
+        """Return how often each class was predicted as each, or the sum of metric weights."""
+        counts = np.zeros((n_classes, n_classes))
+        np.add.at(counts, (self.y_true, self.y_pred), self.weights)
+        return counts.astype(np.int64) if self.weight is None else counts
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ class HeadResult:
         What was chosen: by most folds, until a final fit's choice stands in its place.
     fold_params : tuple of dict
         What each fold chose.
-    confusion : ndarray of shape (K, K), int64
+    confusion : ndarray of shape (K, K), int64, or float64 with metric weights
         Rows are true classes, columns predicted ones, of all predictions together.
     predictions : Predictions
     seconds : float
@@ -173,6 +187,8 @@ class EvaluationResult:
     ratio : float
         Rows scored on over rows learned from, the mean over folds.
     random_state : int
+    metric_weight : str or None
+        What every metric is weighted by: the name of a column, or "metric_weight".
     """
 
     heads: tuple[HeadResult, ...]
@@ -188,6 +204,7 @@ class EvaluationResult:
     repeats: int = 1
     ratio: float = 0.0
     random_state: int = 0
+    metric_weight: str | None = None
 
     def __getitem__(self, head: str) -> HeadResult:
         """Return the result of the head of this name."""
@@ -259,6 +276,7 @@ class EvaluationResult:
             and {"threshold": near.threshold, "clusters": near.clusters, "images": near.images},
             "class_sizes": list(self.class_sizes),
             "repeats": self.repeats,
+            "metric_weight": self.metric_weight,
             "best": self.best.head,
             "differences": {head: _estimates(found) for head, found in self.differences.items()},
             "notes": list(self.notes),

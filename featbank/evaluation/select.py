@@ -15,7 +15,7 @@ import numpy.typing as npt
 from featbank.errors import EvaluationError, nearest
 from featbank.evaluation.crossval import cross_validate
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.intervals import Estimate, bounded, corrected_t
+from featbank.evaluation.intervals import Estimate, bounded, corrected_t, trials_of
 from featbank.evaluation.parallel import Progress, run
 from featbank.evaluation.plan import Part, plan
 from featbank.evaluation.ranking import FeatureSet, Ranking
@@ -81,6 +81,7 @@ def rank_features(
     splits: Any = None,
     groups: Any = None,
     digests: Any = None,
+    metric_weight: Any = None,
     costs: Mapping[str, float] | None = None,
     random_state: int = 0,
     n_jobs: int | None = None,
@@ -96,7 +97,7 @@ def rank_features(
     ----------
     blocks : mapping of str to array-like of shape (n, d)
         The features by name; d may differ. One after the other is read, those of a join together.
-    y, cv, repeats, splits, groups, digests, random_state, n_jobs
+    y, cv, repeats, splits, groups, digests, metric_weight, random_state, n_jobs
         As in `featbank.cross_validate`.
     head : str or estimator
         What ranks.
@@ -129,7 +130,12 @@ def rank_features(
     """
     entries = _entries(blocks, joins)
     base = make_head(head, random_state=random_state, **(params or {}))
-    bound = {"splits": splits, "groups": groups, "digests": digests}
+    bound = {
+        "splits": splits,
+        "groups": groups,
+        "digests": digests,
+        "metric_weight": metric_weight,
+    }
     scored = []
     for done, entry in enumerate(entries):
         read = [np.asarray(blocks[name]) for name in entry.members]
@@ -276,7 +282,8 @@ def _nested(
     if len(outside) == 1:
         return outside[0], dict(chosen)
     values = [estimate.values[part] for part, estimate in enumerate(outside)]
-    tested = len(np.unique(result.heads[0].predictions.unit))
+    told = result.heads[0].predictions
+    tested = trials_of([told.unit], None if told.weight is None else [told.weight])
     return bounded(values, corrected_t(values, result.ratio), tested), dict(chosen)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from featbank.evaluation.intervals import Estimate
@@ -15,7 +14,7 @@ __all__ = ["packed", "unpacked"]
 
 Array = npt.NDArray[Any]
 
-_ARRAYS = ("rows", "fold", "y_true", "y_pred", "scores", "probability", "unit")
+_ARRAYS = ("rows", "fold", "y_true", "y_pred", "scores", "probability", "unit", "weight")
 _WORDS = ("head", "best_params", "fold_params", "seconds", "without_duplicates", "notes")
 
 
@@ -55,15 +54,13 @@ def unpacked(about: Mapping[str, Any], arrays: Mapping[str, Array], *, classes: 
         This is no such result.
     """
     told = Predictions(**{name: arrays.get(name) for name in _ARRAYS})  # type: ignore[arg-type]
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(confusion, (told.y_true, told.y_pred), 1)
     clean = about["without_duplicates"]
     return HeadResult(
         head=about["head"],
         metrics=_estimates(about["metrics"]),
         best_params=dict(about["best_params"]),
         fold_params=tuple(dict(chosen) for chosen in about["fold_params"]),
-        confusion=confusion,
+        confusion=told.confusion(classes),
         predictions=told,
         seconds=float(about["seconds"]),
         without_duplicates=None if clean is None else _estimates(clean),

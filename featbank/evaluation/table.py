@@ -70,6 +70,8 @@ def _summary(result: EvaluationResult) -> str:
         if head.naive is not None:
             rows.append(_line("  naive folds", head.naive, names))
     about = [f"{result.protocol}: {', '.join(held)}", f"{word} {CONFIDENCE}"]
+    if result.metric_weight:
+        about.append(f"every metric is weighted by {result.metric_weight}")
     return "\n".join([*about, "", *aligned(rows)])
 
 
@@ -129,11 +131,16 @@ def _classes(result: EvaluationResult, head: HeadResult) -> str:
     columns = {"precision": figures.precision, "recall": figures.recall, "F1": figures.f1}
     if isinstance(figures, LabelFigures):
         columns = {"AP": figures.average_precision, **columns}
-    rows = [[head.head, *columns, "images"]]
+    rows = [[head.head, *columns, "weight" if result.metric_weight else "images"]]
     for c, name in enumerate(result.classes):
         ratios = ["-" if np.isnan(v[c]) else f"{v[c]:.3f}" for v in columns.values()]
-        rows.append([name, *ratios, str(figures.support[c])])
+        rows.append([name, *ratios, _count(figures.support[c])])
     return "\n".join(aligned(rows))
+
+
+def _count(images: float) -> str:
+    """Return a number of images, or a sum of their weights."""
+    return f"{images:.10g}" if images == round(images) else f"{images:.1f}"
 
 
 def _confusion(result: EvaluationResult, head: HeadResult) -> str:
@@ -141,12 +148,12 @@ def _confusion(result: EvaluationResult, head: HeadResult) -> str:
     if len(result.classes) <= WIDEST_CONFUSION:
         rows = [["true \\ predicted", *result.classes]]
         for name, counts in zip(result.classes, head.confusion, strict=True):
-            rows.append([name, *map(str, counts)])
+            rows.append([name, *map(_count, counts)])
         return "\n".join(aligned(rows))
     wrong = head.confusion * (1 - np.eye(len(result.classes), dtype=head.confusion.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
     rows = [["true", "taken for", "images"]]
     for true, called in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[true, called]:
-            rows.append([result.classes[true], result.classes[called], str(wrong[true, called])])
+            rows.append([result.classes[true], result.classes[called], _count(wrong[true, called])])
     return "\n".join(aligned(rows, left=(0, 1)))

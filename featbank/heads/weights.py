@@ -46,35 +46,38 @@ def by_step(head: Any, name: str, sample_weight: Any) -> dict[str, Any]:
     }
 
 
-def checked_weights(sample_weight: Any, n: int) -> Array | None:
+def checked_weights(
+    given: Any, n: int, *, name: str = "sample_weight", use: str = "learn from"
+) -> Array | None:
     """Return the weights of `n` samples as float64; None for None.
+
+    `name` and `use` are for messages: what was given, and what rows of weight 0 are not used for.
 
     Raises
     ------
     EvaluationError
         They are not `n` finite numbers from 0 up, or all 0.
     """
-    if sample_weight is None:
+    if given is None:
         return None
+    title = name.replace("_", " ")
     try:
-        weights = np.asarray(sample_weight, dtype=np.float64)
+        weights = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise EvaluationError(
-            f"sample_weight holds something else than numbers: {error}."
-        ) from None
+        raise EvaluationError(f"{name} holds something else than numbers: {error}.") from None
     if weights.shape != (n,):
         raise EvaluationError(
-            f"sample_weight has the shape {weights.shape}; give one number for each of the {n} "
+            f"{name} has the shape {weights.shape}; give one number for each of the {n} "
             "rows of features."
         )
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(bad):
         raise EvaluationError(
-            f"the sample weight of row {bad[0]} is {weights[bad[0]]:g}; weights are finite numbers "
+            f"the {title} of row {bad[0]} is {weights[bad[0]]:g}; weights are finite numbers "
             "from 0 up."
         )
     if not weights.any():
-        raise EvaluationError("all sample weights are 0, so that nothing is left to learn from.")
+        raise EvaluationError(f"all {title}s are 0, so that nothing is left to {use}.")
     return weights
 
 

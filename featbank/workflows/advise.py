@@ -17,7 +17,7 @@ from featbank.errors import FeatbankError, FeaturesMissing
 from featbank.workflows.commandlines import bank_words, extract_lines, line, row_words
 from featbank.workflows.labels import label_column
 from featbank.workflows.layers import LocatedLayers, as_they_are, names_of
-from featbank.workflows.rows import check_jobs, chosen_rows, layer_words
+from featbank.workflows.rows import check_jobs, chosen_rows, further_columns, layer_words
 
 if TYPE_CHECKING:
     from featbank.evaluation.advice import Advice, Command
@@ -37,6 +37,8 @@ def advise(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
+    metric_weight: str | None = None,
     cv: int | float | None = None,
     repeats: int = 1,
     tune: bool = True,
@@ -62,8 +64,10 @@ def advise(
         Which backbone, if the bank has several.
     layers : str or sequence of str, optional
         Only these; by default all that the recipe has.
-    source, label, positive, classes, exclude, split, cv, repeats, tune, params
+    source, label, positive, classes, exclude, split, group, metric_weight
         As in `featbank.fit`.
+    cv, repeats, tune, params
+        As there.
     random_state, n_jobs
         As there.
     progress : callable, optional
@@ -91,7 +95,8 @@ def advise(
     column = label_column(label, positive)
     with bank.using():
         known = choose_recipe(bank.recipes, recipe, lambda k: bool(bank.columns(k.fingerprint)))
-        blocks, last, notes = _blocks(bank, known, layer_words(layers), source, column)
+        beside = further_columns(group, metric_weight)
+        blocks, last, notes = _blocks(bank, known, layer_words(layers), source, column, beside)
         rows = chosen_rows(
             next(iter(blocks.located.values())).selection,
             column=column,
@@ -100,6 +105,8 @@ def advise(
             exclude=exclude,
             split=split,
             random_state=random_state,
+            group=group,
+            metric_weight=metric_weight,
         )
         found = rows.score(
             measure,
@@ -121,6 +128,8 @@ def advise(
             classes=classes,
             exclude=exclude,
             split=split,
+            group=group,
+            metric_weight=metric_weight,
             cv=cv,
             repeats=repeats,
             random_state=random_state,
@@ -145,6 +154,7 @@ def _blocks(
     layers: Sequence[str] | None,
     source: str | Sequence[str] | None,
     label: str | None,
+    further: Sequence[str],
 ) -> tuple[LocatedLayers, str | None, list[str]]:
     """Find the layers that all images have, from early to late; return which is the last one."""
     there = as_they_are(list(bank.columns(known.fingerprint)))
@@ -163,7 +173,9 @@ def _blocks(
             notes.append(f"left out: {name}, another form of the last layer.")
             continue
         try:
-            located[name] = bank.locate(known.recipe, column.name, source=source, label=label)
+            located[name] = bank.locate(
+                known.recipe, column.name, source=source, label=label, further=further
+            )
         except FeaturesMissing as error:
             notes.append(f"left out: {error}")
             continue

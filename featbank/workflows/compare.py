@@ -46,6 +46,8 @@ def compare(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
+    metric_weight: str | None = None,
     cv: int | float | None = None,
     repeats: int = 1,
     tune: bool = True,
@@ -84,7 +86,7 @@ def compare(
     scratch : str, sequence of str, or mapping
         The same from random weights: ``"small-cnn-3,epochs=20"``, or by title words with a
         ``model`` among them.
-    source, label, positive, classes, exclude, split, cv, repeats
+    source, label, positive, classes, exclude, split, group, metric_weight, cv, repeats
         As in `featbank.fit`.
     tune, class_weight, scoring
         As in `featbank.fit`, for heads; trainings have settings of their own.
@@ -128,6 +130,8 @@ def compare(
         classes=classes,
         exclude=tuple(exclude),
         split=split,
+        group=group,
+        metric_weight=metric_weight,
         cv=cv,
         repeats=repeats,
         random_state=random_state,

@@ -31,6 +31,8 @@ def curve(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
+    metric_weight: str | None = None,
     sizes: Sequence[int] | None = None,
     draws: int = 10,
     uneven: bool = False,
@@ -50,7 +52,9 @@ def curve(
 
     Parameters
     ----------
-    bank, head, recipe, layers, views, combine, source, label, positive, classes, exclude, split
+    bank, head, recipe, layers, views, combine, source, label, positive, classes, exclude
+        As in `featbank.fit`.
+    split, group, metric_weight
         As in `featbank.fit`.
     sizes, draws, uneven, metric, worth, cv, near_duplicates, tune, params, class_weight, scoring
         As in `featbank.learning_curve`.
@@ -86,6 +90,8 @@ def curve(
         exclude=exclude,
         split=split,
         random_state=random_state,
+        group=group,
+        metric_weight=metric_weight,
     )
     heads = head if isinstance(head, list | tuple) else [head]
     n_views, combine = how_many(rows.selection, views), checked_combination(views, combine)

@@ -21,7 +21,7 @@ from featbank.reporting.plots import check_picture, plot_history, plot_range_tes
 from featbank.workflows.gather import gather_bank, gather_sources
 from featbank.workflows.labels import label_column
 from featbank.workflows.predictions import check_table, write_predictions
-from featbank.workflows.rows import ChosenRows, chosen_rows
+from featbank.workflows.rows import ChosenRows, chosen_rows, further_columns
 from featbank.workflows.survey import open_sources
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def finetune(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
+    metric_weight: str | None = None,
     cv: int | float | None = None,
     repeats: int = 1,
     settings: FineTuneSettings | None = None,
@@ -164,7 +166,7 @@ def finetune(
         With a bank: whose backbone, if it has several; only the images of these sources.
     weights : str
         ``DEFAULT``, a torchvision enum name, a timm tag, a file, or ``none``: from scratch.
-    label, positive, classes, exclude, split, cv, repeats
+    label, positive, classes, exclude, split, group, metric_weight, cv, repeats
         As in `featbank.fit`, and so are the folds.
     settings : FineTuneSettings, optional
         Or its words one by one, among the options.
@@ -242,6 +244,8 @@ def finetune(
         classes=classes,
         exclude=exclude,
         split=split,
+        group=group,
+        metric_weight=metric_weight,
         settings=settings,
         device=device,
         workers=workers,
@@ -292,6 +296,7 @@ def find_learning_rate(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
     settings: FineTuneSettings | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -306,7 +311,7 @@ def find_learning_rate(
 
     Parameters
     ----------
-    source, model, bank, recipe, weights, sources, label, positive, classes, exclude, split
+    source, model, bank, recipe, weights, sources, label, positive, classes, exclude, split, group
         As in `finetune`, as are `settings`, `device`, `workers`, `reading` and `options`.
     low, high : float
         The first rate of the head, and the last.
@@ -339,6 +344,8 @@ def find_learning_rate(
         classes=classes,
         exclude=exclude,
         split=split,
+        group=group,
+        metric_weight=None,
         settings=settings,
         device=device,
         workers=workers,
@@ -388,6 +395,8 @@ def _prepared(
     classes: Sequence[str] | None,
     exclude: Sequence[str],
     split: str | None,
+    group: str | None,
+    metric_weight: str | None,
     settings: FineTuneSettings | None,
     device: str,
     workers: int | None,
@@ -424,13 +433,24 @@ def _prepared(
     trainer = Trainer(request, resolve(request), chosen, device=device, workers=workers)
     check(request, trainer.recipe, chosen)
     notes: tuple[str, ...] = ()
+    further = further_columns(group, metric_weight)
     if isinstance(bank, Bank):
         selection = gather_bank(
-            bank, trainer.recipe, request.to_dict(), source=sources, label=column
+            bank,
+            trainer.recipe,
+            request.to_dict(),
+            source=sources,
+            label=column,
+            further=further,
         )
     else:
         selection, notes = gather_sources(
-            source, trainer.recipe, request.to_dict(), label=column, progress=reading
+            source,
+            trainer.recipe,
+            request.to_dict(),
+            label=column,
+            further=further,
+            progress=reading,
         )
     rows = chosen_rows(
         selection,
@@ -440,6 +460,8 @@ def _prepared(
         exclude=exclude,
         split=split,
         random_state=chosen.random_state,
+        group=group,
+        metric_weight=metric_weight,
     )
     return rows, trainer, notes
 

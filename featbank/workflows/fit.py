@@ -17,7 +17,13 @@ from featbank.workflows.labels import chosen_weights, label_column
 from featbank.workflows.layers import layers_to_choose
 from featbank.workflows.predictions import check_table, write_predictions
 from featbank.workflows.room import select_fitting
-from featbank.workflows.rows import ChosenRows, check_jobs, chosen_rows, layer_words
+from featbank.workflows.rows import (
+    ChosenRows,
+    check_jobs,
+    chosen_rows,
+    further_columns,
+    layer_words,
+)
 from featbank.workflows.views import checked_combination, how_many, note_on_views, seeing
 
 if TYPE_CHECKING:
@@ -42,12 +48,14 @@ def fit(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
     cv: int | float | None = None,
     repeats: int = 1,
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
     sample_weight: str | None = None,
+    metric_weight: str | None = None,
     calibrate: bool | str = False,
     threshold: str | None = None,
     scoring: str = "accuracy",
@@ -100,8 +108,14 @@ def fit(
         Made here: ``random:70/15/15``, ``first:60/10``, ``kfold:5``, ``group:80/20``; see
         `featbank.data.splits.make_split`. ``none`` ignores what the index says and
         cross-validates. By default the index's own splits are used where it has any.
+    group : str, optional
+        Column of the table whose equal values keep images together; ``"none"`` ignores groups. By
+        default the groups of the index, where it has any.
     sample_weight : str, optional
         Column of the table that says how much an image counts in fitting; numbers from 0 up.
+    metric_weight : str, optional
+        Column of the table that says how much an image counts in every metric; numbers from 0 up.
+        Images of weight 0 are trained on and not scored.
     cv, repeats, tune, params, class_weight, calibrate, threshold, scoring, near_duplicates
         As in `featbank.cross_validate`, as are `show_leak`, `random_state`, `device`,
         `n_jobs`, `progress`.
@@ -159,7 +173,7 @@ def fit(
         combine=combine,
         source=source,
         label=column,
-        further=[] if sample_weight is None else [sample_weight],
+        further=further_columns(sample_weight, metric_weight, group),
     )
     chosen = room.selection
     seen = _Seen(how_many(chosen, views), combine)
@@ -172,6 +186,8 @@ def fit(
         exclude=exclude,
         split=split,
         random_state=random_state,
+        group=group,
+        metric_weight=metric_weight,
     )
     options: dict[str, Any] = {
         "tune": tune,

@@ -32,6 +32,7 @@ def gather_sources(
     request: dict[str, Any],
     *,
     label: str | None = None,
+    further: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Selection, tuple[str, ...]]:
     """Read every image of the sources once: its digest, and whether it can be decoded.
@@ -45,6 +46,8 @@ def gather_sources(
         The user's words for the backbone.
     label : str, optional
         The column of the label.
+    further : sequence of str
+        Other columns to be read.
     progress : callable, optional
         Called with the number of images read and of all.
 
@@ -101,7 +104,7 @@ def gather_sources(
         first = "" if one else "the first is "
         notes = (f"{many} left out: {first}{path}: {reason}",)
     read.sort(key=lambda part: part.name)
-    return _selection(read, recipe, request, label), notes
+    return _selection(read, recipe, request, label, further), notes
 
 
 def gather_bank(
@@ -111,6 +114,7 @@ def gather_bank(
     *,
     source: str | Sequence[str] | None = None,
     label: str | None = None,
+    further: Sequence[str] = (),
 ) -> Selection:
     """Return the readable images that a bank has indexed, as they stand on the disk.
 
@@ -138,7 +142,7 @@ def gather_bank(
         )
     if not paths:
         raise DataError(f"{bank.path} has no readable images; name a folder or a table instead.")
-    return _selection(parts, recipe, request, label)
+    return _selection(parts, recipe, request, label, further)
 
 
 def _look(path: bytes, policy: DecodePolicy) -> tuple[bytes, str | None]:
@@ -152,10 +156,14 @@ def _look(path: bytes, policy: DecodePolicy) -> tuple[bytes, str | None]:
 
 
 def _selection(
-    parts: Sequence[IndexedSource], recipe: Recipe, request: dict[str, Any], label: str | None
+    parts: Sequence[IndexedSource],
+    recipe: Recipe,
+    request: dict[str, Any],
+    label: str | None,
+    further: Sequence[str],
 ) -> Selection:
     rows = [np.flatnonzero(~part.failed & part.known) for part in parts]
     digests = np.concatenate([part.digest[own] for part, own in zip(parts, rows, strict=True)])
     known = KnownRecipe(recipe, recipe.fingerprint, {"request": request})
     placed = tuple(zip(parts, rows, strict=True))
-    return Located(known, digests, (), (), placed, label).selection
+    return Located(known, digests, (), (), placed, label, tuple(further)).selection

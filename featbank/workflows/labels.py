@@ -182,9 +182,16 @@ def chosen_labels(
 
 
 def chosen_weights(
-    cells: Sequence[str | None], labels: Sequence[Any], paths: Sequence[str], *, column: str
+    cells: Sequence[str | None],
+    labels: Sequence[Any],
+    paths: Sequence[str],
+    *,
+    column: str,
+    title: str = "sample weight",
 ) -> list[float]:
-    """Read a column of sample weights; images without a label have 1, which nothing reads.
+    """Read a column of weights; images without a label have 1, which nothing reads.
+
+    `title` is what messages call them.
 
     Raises
     ------
@@ -197,7 +204,7 @@ def chosen_weights(
         if number is None or not 0 <= number < float("inf"):
             given = "is empty" if cell is None else f"is {cell!r}"
             raise DataError(
-                f"the sample weight of {path} (column {column!r}) {given}; give every labelled "
+                f"the {title} of {path} (column {column!r}) {given}; give every labelled "
                 "image a number from 0 up."
             )
         weights.append(number)

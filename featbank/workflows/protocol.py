@@ -28,6 +28,7 @@ def fit_protocol(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
     cv: float | None = None,
     head: Any = None,
     near_duplicates: float | None = None,
@@ -42,7 +43,7 @@ def fit_protocol(
         A folder or a packed file.
     protocol : str
         A name that `featbank.list_protocols` lists.
-    recipe, layers, source, label, positive, multilabel, classes, exclude, split
+    recipe, layers, source, label, positive, multilabel, classes, exclude, split, group
         As in `featbank.fit`.
     cv, head, near_duplicates, random_state, progress
         As in `featbank.run_protocol`.
@@ -71,6 +72,7 @@ def fit_protocol(
         exclude=exclude,
         split=split,
         random_state=random_state,
+        group=group,
     )
     return rows.score(
         run_protocol,

@@ -11,7 +11,7 @@ from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.data.splits import make_split
 from featbank.errors import DataError, EvaluationError
-from featbank.workflows.labels import SEPARATOR, chosen_labels, label_column
+from featbank.workflows.labels import SEPARATOR, chosen_labels, chosen_weights, label_column
 from featbank.workflows.views import checked_combination
 
 if TYPE_CHECKING:
@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from featbank.evaluation.ranking import Ranking
     from featbank.evaluation.result import EvaluationResult
 
-__all__ = ["ChosenRows", "check_jobs", "chosen_rows", "layer_words", "select_rows"]
+__all__ = [
+    "NO_GROUPS",
+    "ChosenRows",
+    "check_jobs",
+    "chosen_rows",
+    "further_columns",
+    "layer_words",
+    "select_rows",
+]
+
+NO_GROUPS = "none"
+"""The word for groups that are ignored."""
 
 Result = TypeVar(
     "Result", bound="Advice | EvaluationResult | LearningCurve | ProtocolResult | Ranking"
@@ -40,6 +51,10 @@ class ChosenRows:
     splits, groups : list of (str or None), or None
         None where no image has one.
     notes : tuple of str
+    metric_weight : list of float, or None
+        How much each image counts in metrics; those of weight 0 are not scored.
+    weighted_by : str or None
+        The column that metric weights were read from.
     """
 
     selection: Selection
@@ -47,11 +62,18 @@ class ChosenRows:
     splits: list[str | None] | None
     groups: list[str | None] | None
     notes: tuple[str, ...]
+    metric_weight: list[float] | None = None
+    weighted_by: str | None = None
 
     @property
     def bound(self) -> dict[str, Any]:
         """Splits, groups and digests, as the functions of `featbank.evaluation` take them."""
         return {"splits": self.splits, "groups": self.groups, "digests": self.selection.digests}
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """The same with the metric weights, for functions that score."""
+        return {**self.bound, "metric_weight": self.metric_weight}
 
     def score(self, function: Callable[..., Result], X: Any, how: Any, **options: Any) -> Result:
         """Return ``function(X, y, how, ...)``, whose messages tell images by their paths.
@@ -65,11 +87,24 @@ class ChosenRows:
 
         paths = self.selection.paths
         try:
-            result = function(X, self.y, how, **self.bound, **options)
+            result = function(X, self.y, how, **self.scored, **options)
         except EvaluationError as error:
             raise EvaluationError(named(str(error), paths)) from error
         told = (named(note, paths) for note in result.notes if not note.endswith(UNLABELLED))
-        return dataclasses.replace(result, notes=(*self.notes, *told))
+        result = dataclasses.replace(result, notes=(*self.notes, *told))
+        return self.titled(result)
+
+    def titled(self, result: Result) -> Result:
+        """Return a result that names the column its metrics are weighted by."""
+        from featbank.evaluation.result import EvaluationResult
+
+        if self.weighted_by is None:
+            return result
+        if isinstance(result, EvaluationResult):
+            named = self.weighted_by if result.metric_weight else None
+            return dataclasses.replace(result, metric_weight=named)
+        note = f"every score is weighted by {self.weighted_by}."
+        return dataclasses.replace(result, notes=(note, *result.notes))
 
 
 def check_jobs(n_jobs: int | None) -> None:
@@ -88,6 +123,11 @@ def layer_words(layers: str | Sequence[str] | None) -> Sequence[str] | None:
     return layers.split(",") if isinstance(layers, str) else layers
 
 
+def further_columns(*titles: str | None) -> list[str]:
+    """Return the columns that are read besides the label, each once."""
+    return [title for title in dict.fromkeys(titles) if title is not None and title != NO_GROUPS]
+
+
 def select_rows(
     bank: Bank | str | os.PathLike[str],
     *,
@@ -98,6 +138,8 @@ def select_rows(
     positive: str | None,
     views: str | None = None,
     combine: str | None = None,
+    group: str | None = None,
+    metric_weight: str | None = None,
     **words: Any,
 ) -> ChosenRows:
     """Read features and choose labels and splits as `featbank.fit` says.
@@ -105,7 +147,7 @@ def select_rows(
     Parameters
     ----------
     bank : Bank or path
-    recipe, layers, source, label, positive, views, combine
+    recipe, layers, source, label, positive, views, combine, group, metric_weight
         As in `featbank.fit`.
     **words
         The other words of `chosen_rows`.
@@ -119,8 +161,16 @@ def select_rows(
         combine=checked_combination(views, combine),
         source=source,
         label=column,
+        further=further_columns(group, metric_weight),
     )
-    return chosen_rows(selection, column=column, positive=positive, **words)
+    return chosen_rows(
+        selection,
+        column=column,
+        positive=positive,
+        group=group,
+        metric_weight=metric_weight,
+        **words,
+    )
 
 
 def chosen_rows(
@@ -133,6 +183,8 @@ def chosen_rows(
     exclude: Sequence[str],
     split: str | None,
     random_state: int,
+    group: str | None = None,
+    metric_weight: str | None = None,
 ) -> ChosenRows:
     """Choose labels and splits for images of a bank.
 
@@ -142,7 +194,7 @@ def chosen_rows(
     column : str or None
         What the selection's labels were read from; see
         `featbank.workflows.labels.label_column`.
-    positive, multilabel, classes, exclude, split, random_state
+    positive, multilabel, classes, exclude, split, random_state, group, metric_weight
         As in `featbank.fit`.
 
     Raises
@@ -159,27 +211,59 @@ def chosen_rows(
         classes=classes,
         exclude=exclude,
     )
+    groups = _groups(selection, group)
+    weights = None
+    if metric_weight is not None:
+        weights = chosen_weights(
+            selection.further[metric_weight],
+            found.y,
+            selection.paths,
+            column=metric_weight,
+            title="metric weight",
+        )
     return ChosenRows(
         selection,
         found.y,
-        _splits(selection, found.strata, split, random_state),
-        selection.groups if any(word is not None for word in selection.groups) else None,
+        _splits(selection, found.strata, split, random_state, groups),
+        groups,
         found.notes,
+        weights,
+        metric_weight,
+    )
+
+
+def _groups(chosen: Selection, group: str | None) -> list[str | None] | None:
+    """Return the group of each image, by the index or by a column; None where there are none."""
+    if group == NO_GROUPS:
+        return None
+    words = chosen.groups if group is None else chosen.further[group]
+    if any(word is not None for word in words):
+        return list(words)
+    if group is None:
+        return None
+    raise DataError(
+        f"no image has a value in the column {group!r}, so that it names no groups; choose another "
+        f"column, or {NO_GROUPS!r} to ignore groups."
     )
 
 
 def _splits(
-    chosen: Selection, labels: Sequence[str | None], split: str | None, seed: int
+    chosen: Selection,
+    labels: Sequence[str | None],
+    split: str | None,
+    seed: int,
+    own: list[str | None] | None,
 ) -> list[str | None] | None:
     """Return the split of each image, made as asked or the index's own; None: cross-validate."""
     if split == "none":
         return None
     if split is not None:
         names = [os.fsencode(path) for path in chosen.paths]
-        groups: list[str | None] | None = None
-        if any(group is not None for group in chosen.groups):
-            groups = chosen.groups
-        elif split.partition(":")[0] in ("random", "kfold"):  # identical images stay together
+        groups = own
+        if groups is None and split.partition(":")[0] in (
+            "random",
+            "kfold",
+        ):  # identical images stay together
             groups = [key.tobytes().hex() for key in chosen.digests]
         made = list(make_split(split, names, labels, groups=groups, seed=seed))
         if {word for word, label in zip(made, labels, strict=True) if label} == {"train"}:

@@ -14,7 +14,7 @@ from featbank.bank.selection import Located, choose_recipe
 from featbank.errors import FeatbankError, FeaturesMissing
 from featbank.workflows.labels import label_column
 from featbank.workflows.layers import LocatedLayers, as_they_are, names_of
-from featbank.workflows.rows import check_jobs, chosen_rows, layer_words
+from featbank.workflows.rows import check_jobs, chosen_rows, further_columns, layer_words
 from featbank.workflows.views import checked_combination
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def select(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     split: str | None = None,
+    group: str | None = None,
+    metric_weight: str | None = None,
     cv: int | float | None = None,
     repeats: int = 1,
     params: Mapping[str, Any] | None = None,
@@ -61,7 +63,9 @@ def select(
         ranking gives them. Each comes in three forms; see `featbank.rank_features`.
     cost : bool, default=False
         Measure what each layer costs the network, where its weights are here; this loads torch.
-    source, label, positive, classes, exclude, split, cv, repeats, params, random_state, n_jobs
+    source, label, positive, classes, exclude, split, group, metric_weight, cv, repeats, params
+        As in `featbank.fit`.
+    random_state, n_jobs
         As in `featbank.fit`.
     progress : callable, optional
         Called as ``progress(done, total)`` after each candidate.
@@ -86,7 +90,8 @@ def select(
     column = label_column(label, positive)
     with bank.using():
         checked_combination(views, None)
-        blocks, notes = _blocks(bank, recipe, layer_words(layers), views, source, column)
+        further = further_columns(group, metric_weight)
+        blocks, notes = _blocks(bank, recipe, layer_words(layers), views, source, column, further)
         rows = chosen_rows(
             next(iter(blocks.located.values())).selection,
             column=column,
@@ -95,6 +100,8 @@ def select(
             exclude=exclude,
             split=split,
             random_state=random_state,
+            group=group,
+            metric_weight=metric_weight,
         )
         costs, said = _costs(blocks) if cost else ({}, [])
         result = rows.score(
@@ -123,6 +130,7 @@ def _blocks(
     views: str | None,
     source: str | Sequence[str] | None,
     label: str | None,
+    further: Sequence[str],
 ) -> tuple[LocatedLayers, list[str]]:
     """Find every column that all images have, by the shortest name that tells it apart."""
     known_recipes = bank.recipes
@@ -147,7 +155,12 @@ def _blocks(
     for known, column in wanted:
         try:
             located = bank.locate(
-                known.recipe, column.name, views=views, source=source, label=label
+                known.recipe,
+                column.name,
+                views=views,
+                source=source,
+                label=label,
+                further=further,
             )
             found.append((known, column, located))
         except FeaturesMissing as error:

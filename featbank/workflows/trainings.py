@@ -292,7 +292,7 @@ def try_rates(
     from featbank.evaluation.plan import plan
     from featbank.finetuning.range_test import find_rate
 
-    data = checked(np.arange(len(rows.y), dtype=np.float64)[:, None], rows.y, **rows.bound)
+    data = checked(np.arange(len(rows.y), dtype=np.float64)[:, None], rows.y, **rows.scored)
     seed = trainer.settings.random_state
     part = plan(data, cv=None, repeats=1, seed=seed).parts[0]
     train, _ = hold_out_to_watch(data, part, trainer.settings)

@@ -74,6 +74,7 @@ def measure(
     splits: Any = None,
     groups: Any = None,
     digests: Any = None,
+    metric_weight: Any = None,
     random_state: int = 0,
     n_jobs: int | None = None,
     progress: Progress | None = None,
@@ -86,7 +87,7 @@ def measure(
     ----------
     blocks : mapping of str to array-like of shape (n, d)
         Features of the same images by layer; d may differ. One after the other is read.
-    y, cv, repeats, splits, groups, digests, tune, params, random_state, n_jobs
+    y, cv, repeats, splits, groups, digests, metric_weight, tune, params, random_state, n_jobs
         As in `featbank.cross_validate`.
     head : str or estimator
         What layers are compared by.
@@ -116,7 +117,12 @@ def measure(
         raise EvaluationError("there are no features to measure.")
     if last is not None and last not in blocks:
         raise EvaluationError(f"there are no features {last!r}: {nearest(last, blocks)}")
-    bound = {"splits": splits, "groups": groups, "digests": digests}
+    bound = {
+        "splits": splits,
+        "groups": groups,
+        "digests": digests,
+        "metric_weight": metric_weight,
+    }
     seed = {"random_state": random_state, "n_jobs": n_jobs}
     layers: dict[str, _Layer] = {}
     notes: dict[str, None] = {}

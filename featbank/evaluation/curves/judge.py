@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from featbank.evaluation.curves.law import LEAST_POINTS, Law, fit_law
 from featbank.evaluation.curves.result import METRICS, CurvePoint, Gain, HeadCurve
-from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs
-from featbank.evaluation.intervals import Estimate, bounded, corrected_t, students_t
+from featbank.evaluation.intervals import Estimate, bounded, corrected_t, students_t, trials_of
 from featbank.evaluation.plan import Part, ratio_of
 
 __all__ = ["Scored", "head_curve"]
@@ -42,7 +41,9 @@ def head_curve(
     worth: float,
 ) -> HeadCurve:
     """Gather the fits of a head, which come draw by draw."""
-    tested = len(np.unique(np.concatenate([data.units[part.test] for part in parts])))
+    tested = trials_of(
+        [data.units[part.test] for part in parts], data.weights_of(part.test for part in parts)
+    )
     by_size = [scored[i :: len(sizes)] for i in range(len(sizes))]
     curve_points, hits = [], [[one.hits.astype(np.float64) for one in ones] for ones in by_size]
     for n, ones, found in zip(sizes, by_size, hits, strict=True):
@@ -81,7 +82,7 @@ def _estimate(
     values: Sequence[Array], parts: Sequence[Part], data: Inputs, metric: str
 ) -> Estimate:
     """Return the mean over draws, weighted over rows as the metric does, with its interval."""
-    weights = [_weights(data.codes[part.test], metric) for part in parts]
+    weights = [_weights(data, part, metric) for part in parts]
     means = tuple(float(w @ v) for w, v in zip(weights, values, strict=True))
     if any(part is not parts[0] for part in parts):
         return Estimate(float(np.mean(means)), *corrected_t(means, ratio_of(parts)), means)
@@ -89,22 +90,25 @@ def _estimate(
     return Estimate(float(np.mean(means)), *students_t(means, shared), means)
 
 
-def _weights(codes: Int, metric: str) -> Array:
-    """Return what each row counts: the same, or one over the size of its class."""
-    counts = np.bincount(codes)
-    size = counts[codes] if metric == "balanced_accuracy" else np.full(len(codes), len(codes))
-    return 1 / (size * (np.sum(counts > 0) if metric == "balanced_accuracy" else 1))
+def _weights(data: Inputs, part: Part, metric: str) -> Array:
+    """Return what each test row counts: its metric weight, if need be over that of its class."""
+    codes, own = data.codes[part.test], data.weight_of(part.test)
+    own = np.ones(len(codes)) if own is None else own
+    if metric != "balanced_accuracy":
+        return own / own.sum()
+    sizes = np.bincount(codes, own)
+    return own / (sizes[codes] * np.sum(sizes > 0))
 
 
 def _split_variance(values: Sequence[Array], part: Part, data: Inputs, metric: str) -> float:
     """Return the variance of the draws' mean score over the test part's units."""
     codes, mean = data.codes[part.test], np.mean(values, axis=0)
-    if metric == "balanced_accuracy":
-        centre = (np.bincount(codes, mean) / np.maximum(1, np.bincount(codes)))[codes]
-    else:
-        centre = np.full(len(mean), mean.mean())
+    weights = _weights(data, part, metric)
+    stratum = codes if metric == "balanced_accuracy" else np.zeros_like(codes)
+    sums = [np.bincount(stratum, one) for one in (weights * mean, weights)]
+    centre = (sums[0] / np.where(sums[1] > 0, sums[1], 1))[stratum]
     unit = np.unique(data.units[part.test], return_inverse=True)[1]
-    return float(np.sum(np.bincount(unit, _weights(codes, metric) * (mean - centre)) ** 2))
+    return float(np.sum(np.bincount(unit, weights * (mean - centre)) ** 2))
 
 
 def _next(

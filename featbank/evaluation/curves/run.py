@@ -43,6 +43,7 @@ def learning_curve(
     groups: Any = None,
     digests: Any = None,
     near_duplicates: Any = None,
+    metric_weight: Any = None,
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
@@ -60,7 +61,7 @@ def learning_curve(
 
     Parameters
     ----------
-    X, y, head, splits, groups, digests, near_duplicates
+    X, y, head, splits, groups, digests, near_duplicates, metric_weight
         As in `featbank.cross_validate`.
     tune, params, class_weight, scoring, random_state, n_jobs
         As there.
@@ -108,7 +109,15 @@ def learning_curve(
         raise EvaluationError(f"draws is {draws}; an interval needs at least 2.")
     if not 0 < worth < 1:
         raise EvaluationError(f"worth is a share of the score between 0 and 1, not {worth:g}.")
-    data = checked(X, y, groups=groups, digests=digests, splits=splits, near=near_duplicates)
+    data = checked(
+        X,
+        y,
+        groups=groups,
+        digests=digests,
+        splits=splits,
+        near=near_duplicates,
+        metric_weight=metric_weight,
+    )
     found = candidates(
         head,
         params=params,

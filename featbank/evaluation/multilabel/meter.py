@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.evaluation.metrics import weighted
+
 __all__ = ["LabelMeter", "average_precision"]
 
 Array = npt.NDArray[Any]
@@ -34,10 +36,15 @@ class LabelMeter:
     y, predicted : ndarray of shape (n, K), bool
     scores : ndarray of shape (n, K)
         The higher, the likelier; what counts is their order within a column.
+    weight : ndarray of shape (n,), optional
+        Metric weight of each row; by default 1. Weights of a call multiply it.
     """
 
-    def __init__(self, y: Array, predicted: Array, scores: Array) -> None:
+    def __init__(
+        self, y: Array, predicted: Array, scores: Array, weight: Array | None = None
+    ) -> None:
         self.y = y
+        self.weight = weight
         self.predicted = predicted
         self._hit = (y & predicted).astype(np.float64)
         self._either = y.astype(np.float64) + predicted
@@ -51,10 +58,10 @@ class LabelMeter:
         over labels that occur or were predicted, ``micro_f1`` the F1 of all decisions together;
         ``subset_accuracy`` the share of rows whose labels are all right.
         """
-        w = np.ones(len(self.y)) if weights is None else weights
+        w = weighted(len(self.y), self.weight, weights)
         hit, either = w @ self._hit, w @ self._either
         found = {"subset_accuracy": float(w @ self._right / w.sum())}
-        areas = self.average_precision(w)
+        areas = self._average_precision(w)
         if not np.isnan(areas).all():
             found["map"] = float(np.nanmean(areas))
         if either.any():
@@ -64,7 +71,9 @@ class LabelMeter:
 
     def average_precision(self, weights: Array | None = None) -> Array:
         """Return the average precision of each label, shape (K,); NaN where it does not occur."""
-        w = np.ones(len(self.y)) if weights is None else weights
+        return self._average_precision(weighted(len(self.y), self.weight, weights))
+
+    def _average_precision(self, w: Array) -> Array:
         return np.array([_precision(*ranked, w) for ranked in self._ranked])
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from featbank.errors import EvaluationError
 from featbank.evaluation.inputs import Inputs
 from featbank.evaluation.multilabel.sets import deal_sets, units_per_label
-from featbank.evaluation.plan import FOLDS, INNER_FOLDS, Part, Plan, plan, plan_final
+from featbank.evaluation.plan import FOLDS, INNER_FOLDS, Part, Plan, plan, plan_final, scorable
 
 __all__ = ["LabelData", "plan_final_sets", "plan_sets"]
 
@@ -71,6 +71,7 @@ def plan_sets(
         made = plan(_neutral(data.inputs), cv=cv, repeats=repeats, seed=seed)
     else:
         data, made = _made(data, cv, repeats, seed)
+        made = scorable(made, data.inputs)
     parts = [*made.parts, *([made.clean] if made.clean else [])]
     data = data.keep(_told_apart(data.indicator, parts), _ALIKE)
     clean = _with_inner(made.clean, data, seed) if made.clean else None

@@ -49,15 +49,14 @@ class LabelHeadResult(HeadResult):
     def per_class(self) -> LabelFigures:
         """Average precision, precision, recall, F1 and support of each label."""
         true, called = self.predictions.y_true, self.predictions.y_pred
-        hit, support, told = (
-            counted.sum(axis=0).astype(np.float64) for counted in (true & called, true, called)
-        )
+        w = self.predictions.weights
+        hit, support, told = (w @ counted for counted in (true & called, true, called))
         defined = ~np.isnan(self.average_precision)
         return LabelFigures(
             precision=quotients(hit, told),
             recall=quotients(hit, support),
             f1=quotients(2 * hit, told + support),
-            support=support.astype(np.int64),
+            support=support if self.predictions.weight is not None else support.astype(np.int64),
             average_precision=quotients(
                 np.where(defined, self.average_precision, 0.0).sum(axis=0), defined.sum(axis=0)
             ),

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, HeadError
-from featbank.evaluation.assembly import most_common
+from featbank.evaluation.assembly import most_common, weighted_by
 from featbank.evaluation.crossval import notes_on
 from featbank.evaluation.final import FinalFit
 from featbank.evaluation.fitting import Candidate, candidates, watched
-from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
 from featbank.evaluation.intervals import Estimate, estimates
 from featbank.evaluation.multilabel.meter import LabelMeter
@@ -79,7 +78,15 @@ def cross_validate_sets(
     data, made = plan_sets(data, cv=cv, repeats=repeats, seed=seed)
     parts = [*made.parts, *([made.clean] if made.clean else [])]
     tasks = [
-        (candidate, part, data.inputs.X, data.indicator, data.classes, data.weights)
+        (
+            candidate,
+            part,
+            data.inputs.X,
+            data.indicator,
+            data.classes,
+            data.weights,
+            data.inputs.weight_of(part.test),
+        )
         for candidate in found
         for part in parts
     ]
@@ -103,13 +110,14 @@ def cross_validate_sets(
             *inputs.notes,
             *data.notes,
             *made.notes,
-            *notes_on(data.weights),
+            *notes_on(data.weights, weighted_by(inputs)),
         ),
         near_duplicates=inputs.near and inputs.near.spread(inputs.rows, len(X)),
         class_sizes=tuple(int(n) for n in data.indicator[rows].sum(axis=0)),
         repeats=repeats,
         ratio=ratio_of(made.parts),
         random_state=seed,
+        metric_weight=weighted_by(inputs),
     )
 
 
@@ -218,6 +226,7 @@ def _score(
     indicator: Array,
     classes: tuple[str, ...],
     weights: Array | None,
+    metric_weight: Array | None,
 ) -> _Scored:
     """Fit on the part's training rows, predict its test rows."""
     start = time.perf_counter()
@@ -239,7 +248,7 @@ def _score(
             f"head {candidate.name!r} gives neither scores nor probabilities, which several labels "
             "an image are ranked by; choose another head."
         )
-    meter = LabelMeter(indicator[part.test], head.predict(tested), scores)
+    meter = LabelMeter(indicator[part.test], head.predict(tested), scores, metric_weight)
     seconds = time.perf_counter() - start
     return _Scored(part, meter, scores, probability, best, seconds, notes)
 
@@ -313,7 +322,7 @@ def _head_result(
     chosen = tuple(one.best_params for one in own)
     return LabelHeadResult(
         head=name,
-        metrics=_estimates(own, inputs.units, seed),
+        metrics=_estimates(own, inputs, seed),
         best_params=most_common(chosen),
         fold_params=chosen,
         confusion=np.empty((0, 0), dtype=np.int64),
@@ -327,21 +336,21 @@ def _head_result(
             if any(part is None for part in probability)
             else np.concatenate(cast(list[Array], probability)),
             unit=np.concatenate([inputs.units[rows] for rows in tested]),
+            weight=inputs.weight_of(np.concatenate(tested)),
         ),
         seconds=sum(one.seconds for one in own),
-        without_duplicates=_estimates(scored[len(own) :], inputs.units, seed)
-        if made.clean
-        else None,
+        without_duplicates=_estimates(scored[len(own) :], inputs, seed) if made.clean else None,
         notes=tuple(dict.fromkeys(note for one in own for note in one.notes)),
         average_precision=np.array([one.meter.average_precision() for one in own]),
     )
 
 
-def _estimates(scored: Sequence[_Scored], units: Int, seed: int) -> dict[str, Estimate]:
+def _estimates(scored: Sequence[_Scored], inputs: Inputs, seed: int) -> dict[str, Estimate]:
     parts = [one.part for one in scored]
     return estimates(
         [one.meter for one in scored],
-        [units[part.test] for part in parts],
+        [inputs.units[part.test] for part in parts],
         ratio=ratio_of(parts),
         seed=seed,
+        weights=inputs.weights_of(part.test for part in parts),
     )

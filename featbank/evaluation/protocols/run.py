@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featbank.errors import EvaluationError
 from featbank.evaluation.fitting import noted
+from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
 from featbank.evaluation.protocols.judge import Judge
 from featbank.evaluation.protocols.registry import Protocol, find_protocol
@@ -19,6 +21,8 @@ from featbank.evaluation.protocols.rows import labels_of, parts_of, with_split
 from featbank.evaluation.protocols.task import Outcome, Task, Trial
 
 __all__ = ["ProtocolResult", "run_protocol"]
+
+Array = npt.NDArray[Any]
 
 
 def run_protocol(
@@ -31,6 +35,7 @@ def run_protocol(
     groups: Any = None,
     digests: Any = None,
     near_duplicates: float | None = None,
+    metric_weight: Any = None,
     head: Any = None,
     random_state: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -55,6 +60,8 @@ def run_protocol(
     groups, digests, near_duplicates
         As in `featbank.cross_validate`: what splits that are made here keep together. The score
         without learning from copies of test images stands beside.
+    metric_weight : array-like of shape (n,), optional
+        1 or 0: rows of 0 are fitted on and never scored. The protocol says how the others count.
     head : str or estimator, optional
         With ``vtab1k`` only, which leaves it open; see `featbank.make_head`.
     random_state : int, default=0
@@ -97,8 +104,18 @@ def run_protocol(
         constants["head"] = head
     labels, sets = labels_of(y, protocol)
     labels, apart = with_split(labels, splits)
-    data = checked(X, labels, groups=groups, digests=digests, splits=splits, near=near_duplicates)
+    data = checked(
+        X,
+        labels,
+        groups=groups,
+        digests=digests,
+        splits=splits,
+        near=near_duplicates,
+        metric_weight=metric_weight,
+    )
     train, valid, test, notes = parts_of(data, protocol, cv, random_state)
+    if data.metric_weight is not None:
+        test = _scorable(test, data.metric_weight, protocol)
     if apart:
         notes.append(f"{apart} rows without a split were left out.")
     task = Task(
@@ -139,6 +156,20 @@ def run_protocol(
         random_state=int(random_state),
         notes=tuple(dict.fromkeys((*data.notes, *notes, *outcome.notes, *warned, *told))),
     )
+
+
+def _scorable(test: Int, weight: Array, protocol: str) -> Int:
+    """Return the test rows of weight 1."""
+    if not np.isin(weight, (0, 1)).all():
+        raise EvaluationError(
+            f"{protocol} says how rows count in its metric; give metric weights of 0 and 1 alone."
+        )
+    if not weight[test].any():
+        raise EvaluationError(
+            "every image of test has the metric weight 0, so that nothing is left to score; "
+            "give another split."
+        )
+    return test[weight[test] > 0]
 
 
 def _see_classes(task: Task) -> None:

@@ -83,6 +83,7 @@ class FrozenRow:
                 layer=list(self.columns),
                 source=self.words.source,
                 label=self.words.column,
+                further=self.words.further,
             )
             rows = self.words.rows(room.selection)
             found = rows.score(

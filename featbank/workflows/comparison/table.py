@@ -84,11 +84,17 @@ class Table:
             chosen = trained[0].rows()
         else:
             column = next(iter(bank.columns(known[0].fingerprint))).name
-            located = bank.locate(known[0].recipe, column, source=words.source, label=words.column)
+            located = bank.locate(
+                known[0].recipe,
+                column,
+                source=words.source,
+                label=words.column,
+                further=words.further,
+            )
             chosen = words.rows(located.selection)
         numbers = np.arange(len(chosen.y), dtype=np.float32)[:, np.newaxis]
         try:
-            data = checked(numbers, chosen.y, **chosen.bound)
+            data = checked(numbers, chosen.y, **chosen.scored)
             made = plan(data, cv=words.cv, repeats=words.repeats, seed=words.random_state)
         except EvaluationError as error:
             raise EvaluationError(named(str(error), chosen.selection.paths)) from error
@@ -101,6 +107,7 @@ class Table:
             "labels": hashlib.sha256(json.dumps(chosen.y).encode()).hexdigest(),
             "plan": _digest(data, made),
             "seed": words.random_state,
+            **({"metric_weight": chosen.metric_weight} if chosen.metric_weight else {}),
         }
         return cls(rows, words, chosen, data, made, common)
 
@@ -160,6 +167,7 @@ class Table:
         )
         told = [note for note in evaluation.notes if not note.endswith(UNLABELLED)]
         evaluation = dataclasses.replace(evaluation, notes=(*self.chosen.notes, *told))
+        evaluation = self.chosen.titled(evaluation)
         rows = [
             ComparedRow(
                 row.name,

@@ -101,6 +101,7 @@ class TrainedRow:
             self.request.to_dict(),
             source=self.words.source,
             label=self.words.column,
+            further=self.words.further,
         )
         return self.words.rows(selection)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank.bank.selection import Selection
 from featbank.workflows.labels import label_column
-from featbank.workflows.rows import ChosenRows, chosen_rows
+from featbank.workflows.rows import ChosenRows, chosen_rows, further_columns
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import HeadResult
@@ -26,7 +26,9 @@ class RowWords:
     ----------
     bank : str
         Absolute path.
-    source, label, positive, classes, exclude, split, cv, repeats, random_state
+    source, label, positive, classes, exclude, split, group, metric_weight
+        As in `featbank.fit`.
+    cv, repeats, random_state
         As in `featbank.fit`.
     """
 
@@ -37,6 +39,8 @@ class RowWords:
     classes: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     split: str | None = None
+    group: str | None = None
+    metric_weight: str | None = None
     cv: int | float | None = None
     repeats: int = 1
     random_state: int = 0
@@ -45,6 +49,11 @@ class RowWords:
     def column(self) -> str | None:
         """The column that labels are read from."""
         return label_column(self.label, self.positive)
+
+    @property
+    def further(self) -> list[str]:
+        """The columns that are read besides the label."""
+        return further_columns(self.group, self.metric_weight)
 
     def rows(self, selection: Selection) -> ChosenRows:
         """Choose labels and splits of these images."""
@@ -56,6 +65,8 @@ class RowWords:
             exclude=self.exclude,
             split=self.split,
             random_state=self.random_state,
+            group=self.group,
+            metric_weight=self.metric_weight,
         )
 
     @property
