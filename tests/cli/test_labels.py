@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from featbank import Bank, Classifier, fit
@@ -52,6 +53,30 @@ def test_sample_weights_come_from_a_column(bank: Path) -> None:
     assert plain["heads"][0]["log_loss"] != weighted["heads"][0]["log_loss"]
     chosen = Bank(bank).select(further=["weight"])
     assert sorted(set(chosen.further["weight"])) == ["0.5", "1.5", "2.5", "3.5", "4.5"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", *QUICK, "--no-save", "--details"),
+        ("select", "--head", "ridge", "--cv", "3"),
+        ("curve", "--head", "ridge", "--no-tune", "--cv", "3", "--sizes", "2,4"),
+        ("advise", "--head", "ridge", "--no-tune", "--cv", "3"),
+    ],
+)
+def test_metric_weights_come_from_a_column(bank: Path, words: tuple[str, ...]) -> None:
+    told = run(*words, "--bank", bank, "--metric-weight", "weight").out
+    assert "weighted by weight" in told
+
+
+def test_metric_weights_change_scores_and_leave_fits(bank: Path) -> None:
+    words = ("fit", "--bank", bank, *QUICK, "--no-save", "--json")
+    plain, weighted = run(*words).json, run(*words, "--metric-weight", "weight").json
+    assert weighted["metric_weight"] == "weight"
+    assert plain["metric_weight"] is None
+    (one,), (other,) = plain["heads"], weighted["heads"]
+    assert sum(other["per_class"]["support"]) == pytest.approx(sum(i % 5 + 0.5 for i in range(24)))
+    assert (np.array(one["confusion"]) > 0).tolist() == (np.array(other["confusion"]) > 0).tolist()
 
 
 def test_class_weights_are_named_one_by_one(bank: Path) -> None:
@@ -122,6 +147,9 @@ def test_several_labels_go_by_splits_made_here(bank: Path) -> None:
         (("--label", "number"), "24 of 24 images are the only one with their label"),
         (("--sample-weight", "broken"), "(column 'broken') is 'x'"),
         (("--sample-weight", "doubt"), "(column 'doubt') is empty"),
+        (("--metric-weight", "doubt"), "the metric weight of "),
+        (("--group", "wieght"), "has no column 'wieght'; did you mean weight"),
+        (("--group", "split"), "no image has a value in the column 'split'"),
         (("--sample-weight", "wieght"), "has no column 'wieght'; did you mean weight"),
         (("--sample-weight", "weight", "--head", "knn"), "'knn' takes no sample_weight"),
         (("--class-weight", "d=2"), "'d', which is no class"),

@@ -69,7 +69,7 @@ def test_the_bootstrap_multiplies_the_weights():
         assert alike[name].high == pytest.approx(estimate.high)
     heavy = np.where(np.arange(len(Y)) == 120, 100.0, 1.0)
     wide = scored(metric_weight=heavy, splits=split).heads[0].metrics["accuracy"]
-    assert wide.high - wide.low > 2 * (plain["accuracy"].high - plain["accuracy"].low)
+    assert wide.high - wide.low > plain["accuracy"].high - plain["accuracy"].low
 
 
 def test_rows_of_weight_0_are_fitted_on_and_not_scored():

@@ -31,6 +31,13 @@ def test_the_indexs_own_split_is_used_unless_told_otherwise(bank: Bank) -> None:
     assert sum(map(sum, folds.to_dict()["heads"][0]["confusion"])) == 24
 
 
+def test_another_column_can_be_the_group_or_none(bank: Bank) -> None:
+    words = {"tune": False, "split": "none", "cv": 2}
+    assert fit(bank, "centroid", **words).groups == 6
+    assert fit(bank, "centroid", group="parity", **words).groups == 2
+    assert fit(bank, "centroid", group="none", **words).groups is None
+
+
 def test_another_column_can_be_the_label(bank: Bank) -> None:
     result = fit(bank, "centroid", tune=False, label="parity", split="none", cv=2)
 
