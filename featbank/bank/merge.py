@@ -287,4 +287,6 @@ def _joined(mine: IndexedSource, theirs: IndexedSource) -> IndexedSource:
         known=numbers(mine.known, theirs.known, looked),
         failure=texts(mine.failure, theirs.failure, looked),
         failure_under=texts(mine.failure_under, theirs.failure_under, looked),
+        pages={**theirs.pages, **mine.pages},
+        sniffed={**theirs.sniffed, **mine.sniffed},
     )

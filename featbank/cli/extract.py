@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featbank.cli.options import (
     bank_option,
+    columns_of,
     json_option,
     model_options,
     model_words,
@@ -20,11 +22,15 @@ from featbank.cli.options import (
     source_words,
     views_option,
 )
+from featbank.data.formats import HEIF_EXTENSIONS, NEEDS_HEIF
 
 if TYPE_CHECKING:
+    from featbank.workflows.contents import Contents, NotRead
     from featbank.workflows.extract import ExtractionResult
 
 FEW = 5
+CLASSES = 8
+KINDS = 6
 MANY = 1000
 
 
@@ -100,6 +106,7 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
                 "images_per_second": result.images_per_second,
                 "busy": result.busy,
                 "errors": [{"path": path, "reason": reason} for path, reason in result.errors],
+                **result.contents.to_dict(),
             }
         )
     else:
@@ -133,6 +140,73 @@ def _until_then(bank: str, found: ExtractionResult) -> str:
     return f" (until then they lie in {shown(found.bank.path)})"
 
 
+def _understood(contents: Contents) -> Iterator[tuple[str, str]]:
+    """Yield what was understood of the sources, as lines with a word in front."""
+    if contents.classes:
+        yield "classes", _classes(contents.classes)
+    if contents.splits:
+        splits = ", ".join(f"{shown(name)} {n:,}" for name, n in contents.splits.items())
+        yield "splits", splits
+    if contents.unlabelled or not contents.classes:
+        yield "unlabelled", f"{contents.unlabelled:,} {_plural(contents.unlabelled, 'image')}"
+    word = "ignored"
+    for line in _ignored(contents.ignored):
+        yield word, line
+        word = ""
+
+
+def _classes(counts: dict[str, int]) -> str:
+    """Name the classes; of many the largest ones, and the range of the others' counts."""
+    named = [f"{shown(name)} {n:,}" for name, n in counts.items()]
+    if len(named) <= CLASSES:
+        return ", ".join(named)
+    others = list(counts.values())[FEW:]
+    low, high = min(others), max(others)
+    each = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
+    return f"{len(named)}: {', '.join(named[:FEW])} and {len(others):,} others of {each}"
+
+
+def _ignored(ignored: NotRead) -> Iterator[str]:
+    """Yield one line for each kind of things that were passed over, and what takes them."""
+    if ignored.formats:
+        kinds = list(ignored.formats.items())
+        words = [
+            f"{n:,} {shown(extension) or 'without an extension'}" for extension, n in kinds[:KINDS]
+        ]
+        if len(kinds) > KINDS:
+            words.append(
+                f"{sum(n for _, n in kinds[KINDS:]):,} of {len(kinds) - KINDS} other kinds"
+            )
+        yield ", ".join(words)
+        heif = sum(ignored.formats.get(extension, 0) for extension in HEIF_EXTENSIONS)
+        if heif:
+            yield f"HEIC: {NEEDS_HEIF}"
+    if ignored.images:
+        n, least = ignored.images, "at least " if ignored.not_looked_into else ""
+        yield (
+            f"{least}{n:,} {_plural(n, 'image')} by the bytes, not by the name, such as "
+            f"{shown(ignored.examples[0])}: rename with an extension"
+        )
+    if ignored.pages:
+        n, files = ignored.pages, ignored.paged_files
+        yield (
+            f"{n:,} further {_plural(n, 'page')} or {_plural(n, 'frame')} of {files:,} "
+            f"{_plural(files, 'file')}: only the first is read"
+        )
+    for n, thing, advice in (
+        (ignored.outside_splits, "image", "outside the folders of the splits"),
+        (ignored.linked_folders, "linked folder", "not followed: --follow-links"),
+        (ignored.unlisted_folders, "folder", "that can't be listed: check the permissions"),
+        (ignored.hidden, "hidden file or folder", "not read: --hidden"),
+    ):
+        if n:
+            yield f"{n:,} {_plural(n, thing)} {advice}"
+
+
+def _plural(n: int, thing: str) -> str:
+    return thing if n == 1 else " or ".join(f"{word}s" for word in thing.split(" or "))
+
+
 def _say(result: ExtractionResult) -> None:
     rate = f", {result.images_per_second:.0f} images/s" if result.computed else ""
     if rate and result.busy:
@@ -143,6 +217,7 @@ def _say(result: ExtractionResult) -> None:
         f"{result.failed} failed ({result.seconds:.1f} s{rate})"
     )
     click.echo(f"bank {shown(result.bank.path)}, recipe {result.recipe.slug}")
+    click.echo(columns_of(list(_understood(result.contents))))
     for path, reason in result.errors[:FEW]:
         click.echo(f"  can't read {shown(path)}: {reason}", err=True)
     if len(result.errors) > FEW:

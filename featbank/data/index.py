@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.data.ignored import Ignored, Sniffed
+
 __all__ = ["Index", "IndexedSource", "Listing", "Names", "Text"]
 
 RACY_NANOSECONDS = 2_000_000_000
@@ -150,6 +152,8 @@ class Listing:
     label, split, group : Text
     extra : dict of str to Text
         Every further column of the source's table.
+    ignored : Ignored
+        What the walk that made the listing passed over. It is not kept in the index.
     """
 
     names: Sequence[bytes]
@@ -162,6 +166,7 @@ class Listing:
     split: Text
     group: Text
     extra: dict[str, Text] = field(default_factory=dict)
+    ignored: Ignored = field(default_factory=Ignored, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -200,6 +205,10 @@ class IndexedSource:
     requested : dict of str to tuple of str
         Names of the columns that were extracted of this source, by the recipe's fingerprint: what
         each readable image has unless it was lost. Empty for what older versions indexed.
+    pages : dict of bytes to int
+        The number of pages or frames, by name, of the files that were decoded and have several.
+    sniffed : Sniffed
+        What was found inside the files that are no images by their names.
     """
 
     name: str
@@ -210,6 +219,8 @@ class IndexedSource:
     failure: Text
     failure_under: Text
     requested: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pages: dict[bytes, int] = field(default_factory=dict)
+    sniffed: Sniffed = field(default_factory=dict)
 
     @classmethod
     def new(cls, name: str, root: bytes, listing: Listing) -> IndexedSource:
@@ -259,6 +270,7 @@ class IndexedSource:
         listing = dataclasses.replace(listing, scanned=listing.scanned.copy())
         fresh = IndexedSource.new(self.name, root, listing)
         fresh = dataclasses.replace(fresh, requested=self.requested)
+        fresh.sniffed.update(self.sniffed if root == self.root else {})
         if root != self.root or not len(self) or not len(fresh):
             return fresh
         old = self.match(listing.names)
@@ -276,8 +288,12 @@ class IndexedSource:
             codes[rows] = text.codes[old[rows]]
             return Text(codes, text.vocabulary)
 
+        names = {listing.names[row] for row in rows.tolist()} if self.pages else set()
         return dataclasses.replace(
-            fresh, failure=carried(self.failure), failure_under=carried(self.failure_under)
+            fresh,
+            failure=carried(self.failure),
+            failure_under=carried(self.failure_under),
+            pages={name: n for name, n in self.pages.items() if name in names},
         )
 
     def completed_by(self, other: IndexedSource | None) -> IndexedSource:
@@ -304,6 +320,7 @@ class IndexedSource:
             known=np.where(taken, theirs.known, self.known),
             failure=self.failure.replaced({row: theirs.failure[row] for row in rows}),
             failure_under=self.failure_under.replaced(under),
+            pages={**theirs.pages, **self.pages},
         )
 
 

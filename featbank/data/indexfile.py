@@ -17,12 +17,15 @@ import h5py
 import numpy as np
 
 from featbank import hdf5
+from featbank.data.ignored import Sniffed
 from featbank.data.index import Index, IndexedSource, Int64, Listing, Names, Text
 from featbank.errors import BankDamaged, BankError, BankVersionError
 
 __all__ = ["INDEX_VERSION", "fill_index", "read_index"]
 
 INDEX_VERSION = 2
+"""2 added the columns that were extracted of a source, numbers of pages, and what was found inside
+files that are no images by name."""
 
 _NUMBERS = {
     "size": "bytes; -1: no such file",
@@ -62,6 +65,11 @@ def fill_index(group: h5py.Group, index: Index) -> None:
             for column in columns
         ]
         _put_strings(part, "requested", requested, "recipe and column that were extracted")
+        pages = part.create_group("pages")
+        _put_strings(pages, "name", source.pages, "files with several pages or frames")
+        counts = np.array([*source.pages.values()], np.int64)
+        hdf5.put(pages, "count", counts, description="pages or frames in the file")
+        _put_sniffed(part.create_group("sniffed"), source.sniffed)
         extra = part.create_group("extra")
         for position, (name, text) in enumerate(listing.extra.items()):
             _put_text(extra, f"{position:04d}", text, "a further column of the table", title=name)
@@ -101,16 +109,10 @@ def _read_source(part: h5py.Group, version: int) -> IndexedSource:
     names = _get_strings(part, "name")
     n = len(names)
 
-    def number(name: str) -> Int64:
-        array = part[name][:]
-        if array.shape != (n,) or array.dtype != np.int64:
-            raise BankDamaged(f"the index's {name} does not fit its {n} names.")
-        return np.asarray(array)
-
     extra = {
         os.fsdecode(hdf5.read_bytes(part["extra"][k], "title")): k for k in sorted(part["extra"])
     }
-    columns: dict[str, Any] = {name: number(name) for name in _NUMBERS}
+    columns: dict[str, Any] = {name: _get_numbers(part, name, n) for name in _NUMBERS}
     columns |= {name: _get_text(part, name, n) for name in _TEXTS}
     columns["extra"] = {title: _get_text(part["extra"], key, n) for title, key in extra.items()}
     listing = Listing(names=names, **columns)
@@ -127,6 +129,8 @@ def _read_source(part: h5py.Group, version: int) -> IndexedSource:
         _get_text(part, "failure", n),
         _get_text(part, "failure_under", n),
         _get_requested(part) if version > 1 else {},
+        _get_pages(part["pages"]) if "pages" in part else {},
+        _get_sniffed(part["sniffed"]) if "sniffed" in part else {},
     )
 
 
@@ -136,6 +140,38 @@ def _get_requested(part: h5py.Group) -> dict[str, tuple[str, ...]]:
         fingerprint, _, column = pair.decode("utf-8", "surrogateescape").partition(" ")
         requested[fingerprint] = (*requested.get(fingerprint, ()), column)
     return requested
+
+
+def _put_sniffed(group: h5py.Group, sniffed: Sniffed) -> None:
+    columns = [*zip(*sniffed.values(), strict=True)] or [(), (), ()]
+    _put_strings(group, "name", sniffed, "files that are no images by their names")
+    hdf5.put(group, "size", np.array(columns[0], np.int64), description="bytes")
+    hdf5.put(group, "mtime", np.array(columns[1], np.int64), description="nanoseconds since 1970")
+    text = Text.of(word or None for word in columns[2])
+    _put_text(group, "format", text, "format by the first bytes; none: no image")
+
+
+def _get_sniffed(group: h5py.Group) -> Sniffed:
+    names = _get_strings(group, "name")
+    formats = _get_text(group, "format", len(names)).tolist()
+    numbers = [_get_numbers(group, name, len(names)) for name in ("size", "mtime")]
+    rows = zip(*(column.tolist() for column in numbers), formats, strict=True)
+    return {
+        name: (size, mtime, word or "")
+        for name, (size, mtime, word) in zip(names, rows, strict=True)
+    }
+
+
+def _get_pages(group: h5py.Group) -> dict[bytes, int]:
+    names = _get_strings(group, "name")
+    return dict(zip(names, _get_numbers(group, "count", len(names)).tolist(), strict=True))
+
+
+def _get_numbers(group: h5py.Group, name: str, n: int) -> Int64:
+    array = group[name][:]
+    if array.shape != (n,) or array.dtype != np.int64:
+        raise BankDamaged(f"the index's {name} does not fit its {n} names.")
+    return np.asarray(array)
 
 
 def _put_strings(group: h5py.Group, name: str, values: Iterable[bytes], description: str) -> None:

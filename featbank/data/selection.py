@@ -46,6 +46,7 @@ def by_split(listing: Listing) -> Listing:
         labels.append(os.fsdecode(parts[1]) if len(parts) == 3 else None)
     chosen = _take(listing, np.array(kept, dtype=np.intp))
     splits = [folders[str(first[i])] for i in kept]
+    listing.ignored.outside += len(listing) - len(kept)
     return dataclasses.replace(chosen, label=Text.of(labels), split=Text.of(splits))
 
 
@@ -126,7 +127,8 @@ def choose(
 
 def _take(listing: Listing, rows: np.ndarray[Any, np.dtype[np.intp]]) -> Listing:
     """Return only these rows of a listing."""
-    return Listing(
+    return dataclasses.replace(
+        listing,
         names=[listing.names[i] for i in rows],
         size=listing.size[rows],
         mtime=listing.mtime[rows],

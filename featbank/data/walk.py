@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -10,10 +11,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from featbank.data.formats import is_image_name
+from featbank.data.ignored import Ignored
 from featbank.data.index import Listing, Names, Text
 
 __all__ = ["FileStats", "numbers_of", "shown", "walk"]
@@ -71,7 +74,7 @@ class FileStats:
         """Return all of it as a `Listing`, sorted by name; the columns come in `names`' order."""
         places = sorted(range(len(names)), key=names.__getitem__)
         order = np.array(places, np.intp)
-        columns = {
+        columns: dict[str, Any] = {
             name: np.frombuffer(getattr(self, name), dtype=np.int64)[order]
             if len(names)
             else np.empty(0, dtype=np.int64)
@@ -110,7 +113,7 @@ def walk(root: bytes, *, hidden: bool = False, follow_links: bool = False) -> Li
     -------
     Listing
         Names relative to `root`. `label` is the first folder of the name, None for files that lie
-        directly in `root`. A link to nothing has size -1.
+        directly in `root`. A link to nothing has size -1. `ignored` says what was passed over.
 
     Raises
     ------
@@ -120,14 +123,15 @@ def walk(root: bytes, *, hidden: bool = False, follow_links: bool = False) -> Li
     names: list[bytes] = []
     codes: array[int] = array("i")
     folders: dict[bytes, int] = {b"": -1}
-    stats = FileStats()
-    for folder, files, scanned in _folders(root, hidden=hidden, follow_links=follow_links):
+    stats, ignored = FileStats(), Ignored()
+    for folder, files, scanned in _folders(root, ignored, hidden=hidden, follow_links=follow_links):
         code = folders.setdefault(folder.partition(b"/")[0], len(folders) - 1)
         prefix = folder + b"/" if folder else b""
         names += [prefix + name for name in files]
         codes.extend(itertools.repeat(code, len(files)))
         stats.add(_states(os.path.join(root, folder), files), scanned)
-    return stats.listing(names, label=_label(codes, folders))
+    listing = stats.listing(names, label=_label(codes, folders))
+    return dataclasses.replace(listing, ignored=ignored)
 
 
 def _states(folder: bytes, names: list[bytes]) -> Iterator[os.stat_result | None]:
@@ -160,9 +164,12 @@ def _label(codes: array[int], folders: dict[bytes, int]) -> Text:
 
 
 def _folders(
-    root: bytes, *, hidden: bool, follow_links: bool
+    root: bytes, ignored: Ignored, *, hidden: bool, follow_links: bool
 ) -> Iterator[tuple[bytes, list[bytes], int]]:
-    """Yield each folder's relative name, the names of its images, and the time before all that."""
+    """Yield each folder's relative name, the names of its images, and the time before all that.
+
+    What is passed over is added to `ignored`.
+    """
     seen: set[tuple[int, int]] = set()
     stack, links = [b""], list[bytes]()
     while stack or links:
@@ -184,20 +191,26 @@ def _folders(
             if not folder:
                 raise
             logger.warning("%s is left out: %s.", shown(path), error.strerror or error)
+            ignored.unlisted += 1
             continue
         files, folders = [], []
         for entry in entries:
             name = entry.name
             if name[:1] == b"." and not hidden:
+                ignored.hidden += 1
                 continue
             if entry.is_file(follow_symlinks=False):  # most are, and one question is enough
                 if is_image_name(name):
                     files.append(name)
+                else:
+                    ignored.add(folder + b"/" + name if folder else name, entry)
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(folder + b"/" + name if folder else name)
             elif _is_linked_folder(entry):
                 if follow_links:
                     links.append(folder + b"/" + name if folder else name)
+                else:
+                    ignored.linked += 1
             elif is_image_name(name):
                 files.append(name)
         # In the order of their names, as all of them will be: sorting runs is quick.

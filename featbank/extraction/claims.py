@@ -42,6 +42,8 @@ class Claims:
     digest: npt.NDArray[np.uint8] = field(init=False)
     stat: npt.NDArray[np.int64] = field(init=False)
     failures: dict[int, Failure] = field(default_factory=dict)
+    pages: dict[bytes, int] = field(default_factory=dict)
+    """The number of pages, by digest, of the files that were decoded and have several."""
 
     def __post_init__(self) -> None:
         self.state = np.full(self.n, PENDING, np.uint8)

@@ -25,6 +25,7 @@ __all__ = [
     "Failed",
     "Loader",
     "Network",
+    "Pages",
     "Reading",
     "Sealed",
     "Stop",
@@ -86,6 +87,14 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """A file that was decoded holds several pages or frames."""
+
+    item: int
+    number: int
+
+
+@dataclass(frozen=True)
 class Decoded:
     """Images ready for the network, in the decode mode."""
 
@@ -107,7 +116,7 @@ class Done:
     spent: Mapping[str, float] = field(default_factory=dict)
 
 
-Event = Began | Failed | Decoded | Sealed | Done
+Event = Began | Failed | Pages | Decoded | Sealed | Done
 
 
 @dataclass(frozen=True)

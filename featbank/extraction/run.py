@@ -32,6 +32,7 @@ from featbank.extraction.messages import (
     Failed,
     Loader,
     Network,
+    Pages,
     Reading,
     Sealed,
     Stop,
@@ -264,6 +265,9 @@ class _Run:
         if isinstance(event, Done):
             self.watch.add(event.spent)
             return
+        if isinstance(event, Pages):
+            self.claims.pages[self.claims.digest[event.item].tobytes()] = event.number
+            return
         if isinstance(event, Failed):
             for item in self.claims.failed(event):
                 name = os.fsdecode(self.paths[item])
@@ -391,7 +395,7 @@ class _Run:
         with contextlib.suppress(KeyboardInterrupt, ExtractionError):  # a second Ctrl-C: at once
             while pool.workers and time.monotonic() < end:
                 for worker, event in pool.events():
-                    if isinstance(event, Sealed | Failed):
+                    if isinstance(event, Sealed | Failed | Pages):
                         self.handle(event)
                     elif isinstance(event, list):
                         pool.stop(worker)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from featbank.backbones.recipe import Column
 from featbank.data.digests import read_file
+from featbank.data.pages import count_pages
 from featbank.errors import ExtractionError, ImageError
 from featbank.extraction.messages import (
     Began,
@@ -30,6 +31,7 @@ from featbank.extraction.messages import (
     Event,
     Failed,
     Network,
+    Pages,
     Reading,
     Sealed,
     Task,
@@ -117,6 +119,9 @@ class TaskRunner:
                 except (ImageError, MemoryError) as error:
                     self._report(Failed(reading.item, _reason(error), reading.stat))
                     continue
+                pages = count_pages(data)
+            if pages > 1:
+                self._report(Pages(reading.item, pages))
             groups.setdefault(columns, []).append((reading, array))
         for columns, group in groups.items():
             for start in range(0, len(group), self._spec.batch_size):

@@ -39,6 +39,7 @@ from featbank.extraction.messages import Loader
 from featbank.extraction.run import Settings, run
 from featbank.extraction.sealing import BankStore, writing
 from featbank.interrupts import held_back
+from featbank.workflows.contents import Contents
 from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources, survey
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class ExtractionResult:
     busy : dict of str to float
         Which share of their time the processes spent on "network", "decoding" and "disk"; what is
         nearest 1 limits the rate. Empty where nothing was read.
+    contents : Contents
+        The classes and splits of the sources, and what was passed over in them.
     """
 
     bank: Bank
@@ -113,6 +116,7 @@ class ExtractionResult:
     remaining: int
     seconds: float
     errors: tuple[tuple[str, str], ...]
+    contents: Contents
     busy: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -583,6 +587,7 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
     """Return the sources with what a run has found out about their files."""
     found = []
     start = 0
+    counted = {**_counted_before(surveyed), **claims.pages}
     for part in surveyed:
         rows = np.flatnonzero(part.plan.read)
         items = slice(start, start + len(rows))
@@ -609,6 +614,11 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
             if failure is not None:
                 reasons[row] = failure.reason
                 causes[row] = recipe.fingerprint if failure.in_network else decode_cause(recipe)
+        pages = dict(part.now.pages)
+        if counted:
+            for row, key in zip(rows[read].tolist(), read_digest[read], strict=True):
+                if (number := counted.get(key.tobytes(), 1)) > 1:
+                    pages[listing.names[row]] = number
         found.append(
             dataclasses.replace(
                 part.now,
@@ -617,9 +627,20 @@ def _learned(surveyed: Sequence[Surveyed], claims: Claims, recipe: Recipe) -> li
                 known=known,
                 failure=part.now.failure.replaced(reasons),
                 failure_under=part.now.failure_under.replaced(causes),
+                pages=pages,
             )
         )
     return found
+
+
+def _counted_before(surveyed: Sequence[Surveyed]) -> dict[bytes, int]:
+    """Return the numbers of pages that the index has, by digest: what is reused is not decoded."""
+    counted = {}
+    for before in [part.before for part in surveyed if part.before and part.before.pages]:
+        for row, number in zip(before.match([*before.pages]), before.pages.values(), strict=True):
+            if row >= 0:
+                counted[before.digest[row].tobytes()] = number
+    return counted
 
 
 def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
@@ -637,6 +658,7 @@ def _differs(old: IndexedSource | None, new: IndexedSource) -> bool:
         and old.requested == new.requested
         and old.failure.equals(new.failure)
         and old.failure_under.equals(new.failure_under)
+        and (old.pages, old.sniffed) == (new.pages, new.sniffed)
         and all(getattr(old.listing, n).equals(getattr(new.listing, n)) for n in texts)
         and old.listing.extra.keys() == new.listing.extra.keys()
         and all(old.listing.extra[n].equals(new.listing.extra[n]) for n in new.listing.extra)
@@ -674,4 +696,7 @@ def _result(
         remaining=claims.pending,
         seconds=seconds,
         errors=tuple(errors),
+        contents=Contents.of(
+            _learned(surveyed, claims, recipe) if claims.n else (part.now for part in surveyed)
+        ),
     )

@@ -12,6 +12,7 @@ from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.bank.bank import Bank
 from featbank.bank.coverage import columns_of
 from featbank.bank.rows import Rows
+from featbank.data.ignored import look_inside
 from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import Source, free_name, open_source, scan_all
 from featbank.errors import DataError
@@ -135,6 +136,8 @@ def survey(
                 # An older version indexed it: what it has was asked for.
                 now = now.requesting(recipe.fingerprint, columns_of(bank, recipe, before))
             now = now.requesting(recipe.fingerprint, names)
+        sniffed = look_inside(root, listing.ignored, now.sniffed)
+        now = dataclasses.replace(now, sniffed=sniffed)
         plan = plan_source(now, tables, causes=causes, retry_failed=retry_failed, paranoid=paranoid)
         found.append(Surveyed(source, before, now, plan))
     return found, tables

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import MODEL, Tour, run
 from tests.tiny import make_images
@@ -258,3 +260,81 @@ def test_json_alone_is_on_standard_output(tour: Tour) -> None:
 
     assert json.loads(answer.out)["to_compute"] == 0
     assert answer.out.count("\n") == 1
+
+
+def test_a_run_ends_with_what_it_understood_and_ignored(data: Path, tmp_path: Path) -> None:
+    png = next(data.rglob("*.png")).read_bytes()
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(data / "a" / "scan.tif", save_all=True, append_images=frames[1:])
+    for name in ("a/IMG_1", "1.svg", "2.svg", "a/.hidden.png", "loose.png"):
+        (data / name).write_bytes(png)
+    (data / "link").symlink_to(data / "a")
+    words = ("extract", data, *HERE, "--bank", tmp_path / "bank")
+
+    lines = run(*words).out.splitlines()
+    looked_like = f"{data}/a/IMG_1: rename with an extension"
+    assert lines[2:] == [
+        "classes     a 3, b 2, c 2",
+        "unlabelled  1 image",
+        "ignored     2 .svg",
+        f"            1 image by the bytes, not by the name, such as {looked_like}",
+        "            2 further pages or frames of 1 file: only the first is read",
+        "            1 linked folder not followed: --follow-links",
+        "            1 hidden file or folder not read: --hidden",
+    ]
+    for path in data.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000), follow_symlinks=False)
+    found = run(*words, "--json").json
+    assert found["classes"] == {"a": 3, "b": 2, "c": 2}
+    assert (found["splits"], found["unlabelled"]) == ({}, 1)
+    assert found["ignored"]["formats"] == {".svg": 2}
+    assert (found["ignored"]["images"], found["ignored"]["pages"]) == (1, 2)
+
+
+def test_a_run_where_nothing_is_ignored_says_no_more_than_classes(tour: Tour) -> None:
+    said = run("extract", tour.data, *MODEL, "--bank", tour.bank).out
+    assert said.splitlines()[2:] == ["classes  a 5, b 5, c 5"]
+
+
+def test_images_without_labels_and_unreadable_ones_are_no_class(data: Path, tmp_path: Path) -> None:
+    (data / "a" / "bad.png").write_bytes(b"not an image")
+    (data / "flat").mkdir()
+    found = run("extract", data / "a", *HERE, "--bank", tmp_path / "bank").out
+    assert found.splitlines()[2:] == ["unlabelled  2 images"]
+
+
+def test_a_second_run_looks_into_no_file_and_counts_no_page(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green")]
+    frames[0].save(data / "a" / "scan.gif", save_all=True, append_images=frames[1:])
+    (data / "a" / "IMG_1").write_bytes(next(data.rglob("*.png")).read_bytes())
+    words = ("extract", data, *HERE, "--bank", tmp_path / "bank", "--json")
+    run(*words)
+    time.sleep(2.1)  # younger files are read again
+    run(*words)
+    index = (tmp_path / "bank" / "index.h5").stat()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an unchanged file was opened")
+
+    monkeypatch.setattr("featbank.data.ignored.open_regular", never)
+    monkeypatch.setattr("featbank.extraction.task.count_pages", never)
+    found = run(*words).json["ignored"]
+    assert (found["images"], found["pages"], found["paged_files"]) == (1, 1, 1)
+    assert (tmp_path / "bank" / "index.h5").stat() == index
+
+
+def test_many_classes_and_splits_are_shortened(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{path},{i % 3},{'test' if i else 'train'}"
+        for i, path in enumerate(sorted(data.rglob("*.*")))
+    ]
+    table.write_text("path,label,split\n" + "\n".join(rows))
+    said = run("extract", table, *HERE, "--bank", tmp_path / "bank").out
+    assert "splits   train 1, test 5" in said
+    classes = import_module("featbank.cli.extract")._classes
+    assert classes({f"c{i}": 20 - i for i in range(20)}) == (
+        "20: c0 20, c1 19, c2 18, c3 17, c4 16 and 15 others of 1 to 15 each"
+    )

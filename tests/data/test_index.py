@@ -167,6 +167,20 @@ def test_a_column_without_a_name_comes_back(tmp_path):
     assert found.sources["source"].listing.extra[""].tolist() == ["x"]
 
 
+def test_pages_and_what_was_found_in_other_files_come_back_and_hold_while_files_do(tmp_path):
+    one = dataclasses.replace(
+        known(listing([b"a.tif", b"b.gif"])),
+        pages={b"a.tif": 3, b"b.gif": 2},
+        sniffed={b"x": (5, 7, "PNG"), b"y": (6, 8, "")},
+    )
+    found = round_trip(tmp_path / "index.h5", Index().with_source(one)).sources["source"]
+    assert (found.pages, found.sniffed) == (one.pages, one.sniffed)
+    changed = one.listing.size + np.array([0, 1])
+    later = found.carried_to(b"/root", dataclasses.replace(one.listing, size=changed))
+    assert (later.pages, later.sniffed) == ({b"a.tif": 3}, one.sniffed)
+    assert later.completed_by(found).pages == {b"a.tif": 3}
+
+
 def test_an_index_of_a_later_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(indexfile, "INDEX_VERSION", indexfile.INDEX_VERSION + 1)
     data = hdf5.build(lambda file: fill_index(file, Index()))
