@@ -40,6 +40,7 @@ __all__ = [
     "remove_temporaries",
     "replacing",
     "temporary",
+    "try_writing",
     "write_cache",
     "write_file",
 ]
@@ -254,6 +255,17 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     directory = os.path.dirname(target) or "."
     _replace(target, _write_temporary(directory, data))
     fs.sync_directory(directory)
+
+
+def try_writing(directory: Path) -> None:
+    """Make a file in a directory and remove it again: permissions alone don't tell.
+
+    Raises
+    ------
+    OSError
+        The directory is missing or can't be written.
+    """
+    _discard(_write_temporary(os.fsdecode(directory), b"", sync=False))
 
 
 def write_cache(path: Path, data: bytes | memoryview) -> None:

@@ -24,7 +24,7 @@ ORDER = (
     *("finetuning", "reporting", "workflows"),
 )
 LAST = ("estimator", "cli")  # both see all the others, and not each other
-EVERYWHERE = {"errors", "durable", "frames", "hdf5", "interrupts", "regular"}
+EVERYWHERE = {"errors", "durable", "frames", "hdf5", "interrupts", "regular", "targets"}
 HEAVY = ("torch", "torchvision", "timm", "sklearn")
 
 

@@ -54,6 +54,8 @@ class Selection:
         The user's words that find the backbone again.
     further : dict of str to list of (str or None)
         Other columns of the sources' tables, where they were asked for.
+    unreadable : int
+        Number of indexed images of the sources that could not be read, and are left out.
     """
 
     X: Array
@@ -67,6 +69,7 @@ class Selection:
     columns: tuple[Column, ...]
     request: dict[str, Any]
     further: dict[str, list[str | None]] = field(default_factory=dict)
+    unreadable: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class Located:
             columns=tuple(table.column for table in self.tables),
             request=dict(self.known.provenance.get("request", {})),
             further={title: words(title) for title in self.also},
+            unreadable=sum(int(part.failed.sum()) for part, _ in self.parts),
         )
 
     @property

@@ -136,11 +136,11 @@ def curve(
     Each size is drawn several times from training parts and scored on the rest. A law through the
     points says what doubling the labels once more should bring.
     """
+    from featbank.targets import prepare_target
     from featbank.workflows.curve import curve as workflow
-    from featbank.workflows.predictions import check_table
 
     if table is not None:
-        check_table(table)
+        prepare_target(table)
     names = [name for text in heads for name in words_of(text) or []]
     with progress_bar("fitting", "fit") as progress:
         result = workflow(

@@ -133,13 +133,13 @@ def compare(
     Every row is scored on the same images, with what it costs beside it, and is kept: a longer
     table later computes its new rows alone, and an interrupted one goes on where it was.
     """  # noqa: D301  (click's mark for lines that stay as they are)
+    from featbank.targets import prepare_target
     from featbank.workflows.compare import compare as workflow
-    from featbank.workflows.predictions import check_table
 
     if markdown and as_json:
         raise click.UsageError("choose one of --markdown and --json.")
     if table is not None:
-        check_table(table)
+        prepare_target(table)
     names = [name for text in heads for name in words_of(text) or []]
     with _progress() as progress:
         try:

@@ -69,10 +69,10 @@ def predict(
     """
     from featbank.errors import ClassifierError
     from featbank.extraction.allocator import keep_large_blocks
+    from featbank.targets import prepare_target
     from featbank.workflows.extract import run_settings
     from featbank.workflows.predict import load_classifier
     from featbank.workflows.predict import predict as workflow
-    from featbank.workflows.predictions import check_table
 
     keep_large_blocks()
     if as_json and table == "-":
@@ -83,7 +83,7 @@ def predict(
     if top < 1:
         raise click.UsageError("--top is 1 or more.")
     if table is not None and table != "-":
-        check_table(table)
+        prepare_target(table)
     opened = load_classifier(classifier, trust=options.pop("trust"))
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)

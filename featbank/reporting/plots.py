@@ -37,7 +37,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     MissingDependency
         matplotlib is not installed.
     DataError
-        The name ends in something else than .png, .svg or .pdf, or its folder is not there.
+        The name ends in something else than .png, .svg or .pdf.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependency(
@@ -47,9 +47,6 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     name = os.fspath(path)
     if os.path.splitext(name)[1].lower() not in _FORMATS:
         raise DataError(f"a picture is a file {', '.join(_FORMATS)}, not {name}.")
-    folder = os.path.dirname(name) or "."
-    if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder} to put the picture into; make it first.")
 
 
 def plot_history(

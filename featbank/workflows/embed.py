@@ -235,7 +235,7 @@ def _opened(
     """Give where features go, and the lock under which they are computed."""
     if bank is None or model.recipe is None:
         yield MemoryStore(), nullcontext()
-    elif os.path.isfile(bank) and not os.access(os.path.dirname(os.path.abspath(bank)), os.W_OK):
+    elif os.path.isfile(bank) and not _is_writable(os.path.dirname(os.path.abspath(bank))):
         yield _BesidePacked(Bank(bank), model.recipe), nullcontext()
     elif packed.names_file(bank):
         check_target(bank)
@@ -246,6 +246,14 @@ def _opened(
         with target.using():
             folder = target.register(model.recipe, provenance(model, settings))
             yield BankStore(target, model.recipe), durable.lock(os.path.join(folder, ".lock"))
+
+
+def _is_writable(folder: str) -> bool:
+    try:
+        durable.try_writing(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _has_any(store: Store, columns: Sequence[Column]) -> bool:

@@ -18,9 +18,10 @@ from featbank.bank.selection import choose_recipe
 from featbank.errors import DataError, FineTuneError, nearest
 from featbank.finetuning.settings import FineTuneSettings
 from featbank.reporting.plots import check_picture, plot_history, plot_range_test
+from featbank.targets import prepare_target
 from featbank.workflows.gather import gather_bank, gather_sources
 from featbank.workflows.labels import label_column
-from featbank.workflows.predictions import check_table, write_predictions
+from featbank.workflows.predictions import write_predictions
 from featbank.workflows.rows import ChosenRows, chosen_rows, further_columns
 from featbank.workflows.survey import open_sources
 
@@ -224,11 +225,11 @@ def finetune(
     begun = time.monotonic()
     budget = Budget.of(max_seconds)
     target = _target(out)
-    for path in (predictions, history, plot):
-        if path is not None:
-            check_table(path)
     if plot is not None:
         check_picture(plot)
+    for path in (predictions, history, plot, target):
+        if path is not None:
+            prepare_target(path)
     if resume and checkpoints is None:
         raise FineTuneError("there are no checkpoints to resume from; name their folder.")
     folder = None if checkpoints is None else os.fspath(checkpoints)
@@ -330,8 +331,8 @@ def find_learning_rate(
     from featbank.workflows.trainings import try_rates
 
     if plot is not None:
-        check_table(plot)
         check_picture(plot)
+        prepare_target(plot)
     rows, trainer, _ = _prepared(
         source,
         model,
@@ -527,13 +528,4 @@ def _target(out: str | os.PathLike[str] | None) -> str | None:
     path = os.fspath(out)
     if not path.endswith(".safetensors"):
         path = os.path.join(path, FILE)
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder} to save the classifier in; make it first.")
-    if not os.access(folder, os.W_OK):
-        raise DataError(
-            f"the folder {folder} can't be written; name another one for the classifier."
-        )
-    if os.path.isdir(path):
-        raise DataError(f"{path} is a folder; name a file, which is written anew.")
     return path

@@ -11,11 +11,12 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from featbank.bank.bank import Bank
-from featbank.errors import DataError, EvaluationError, HeadError
+from featbank.errors import EvaluationError, HeadError
 from featbank.heads.choice import LAYER, LayerChoice
+from featbank.targets import prepare_target
 from featbank.workflows.labels import chosen_weights, label_column
 from featbank.workflows.layers import layers_to_choose
-from featbank.workflows.predictions import check_table, write_predictions
+from featbank.workflows.predictions import write_predictions
 from featbank.workflows.room import select_fitting
 from featbank.workflows.rows import (
     ChosenRows,
@@ -144,8 +145,9 @@ def fit(
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     heads = list(head) if isinstance(head, list | tuple) else [head]
     targets = _targets(heads, out)
-    if predictions is not None:
-        check_table(predictions)
+    for path in (predictions, *targets):
+        if path is not None:
+            prepare_target(path)
     column = label_column(label, positive)
     words = layer_words(layers)
     combine = checked_combination(views, combine)
@@ -245,12 +247,8 @@ def _targets(heads: Sequence[Any], out: str | os.PathLike[str] | None) -> list[s
     if out.endswith(".skops"):
         if len(heads) > 1:
             raise HeadError(f"{out} is one file, and {len(heads)} heads were named; give a folder.")
-        folder, targets = os.path.dirname(out) or ".", [out]
-    else:
-        folder, targets = out, [os.path.join(out, f"{name}.skops") for name in names]
-    if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder} to save classifiers in; make it first.")
-    return targets
+        return [out]
+    return [os.path.join(out, f"{name}.skops") for name in names]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,7 +104,8 @@ def gather_sources(
         first = "" if one else "the first is "
         notes = (f"{many} left out: {first}{path}: {reason}",)
     read.sort(key=lambda part: part.name)
-    return _selection(read, recipe, request, label, further), notes
+    selection = _selection(read, recipe, request, label, further)
+    return dataclasses.replace(selection, unreadable=0), notes  # they are in the notes
 
 
 def gather_bank(

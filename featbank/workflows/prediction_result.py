@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featbank import durable
 from featbank.errors import DataError, nearest, readable
 from featbank.frames import data_frame
-from featbank.workflows.predictions import check_table
+from featbank.targets import prepare_target
 
 if TYPE_CHECKING:
     from featbank.classifier import Classifier, Prediction
@@ -142,9 +142,8 @@ class PredictionResult:
         DataError
             There is no place for the table.
         """
-        check_table(path)
         text = self.csv(probabilities=probabilities, style=style)
-        durable.write_file(os.fspath(path), text.encode())
+        durable.write_file(prepare_target(path), text.encode())
 
     def __repr__(self) -> str:
         from featbank.evaluation.text import aligned, counted

@@ -11,32 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank.durable import write_file
-from featbank.errors import DataError, readable
+from featbank.errors import readable
 
 if TYPE_CHECKING:
     from featbank.evaluation.result import EvaluationResult, HeadResult
 
-__all__ = ["check_table", "write_predictions"]
-
-
-def check_table(path: str | os.PathLike[str]) -> None:
-    """Find out before the work whether there is a place for the table.
-
-    Raises
-    ------
-    DataError
-    """
-    path = os.fspath(path)
-    if not path:
-        raise DataError("the name of the table is empty; name a file.")
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder} to write {path} in; make it first.")
-    if not os.access(folder, os.W_OK):
-        raise DataError(f"the folder {folder} can't be written; name another one for {path}.")
-    if os.path.exists(path) and (not os.path.isfile(path) or path.startswith("/dev/")):
-        what = "a folder" if os.path.isdir(path) else "no plain file"
-        raise DataError(f"{path} is {what}; name a file, which is written anew.")
+__all__ = ["write_predictions"]
 
 
 def write_predictions(

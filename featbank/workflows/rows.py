@@ -226,7 +226,7 @@ def chosen_rows(
         found.y,
         _splits(selection, found.strata, split, random_state, groups),
         groups,
-        found.notes,
+        (*_note_on_unreadable(selection.unreadable), *found.notes),
         weights,
         metric_weight,
     )
@@ -245,6 +245,14 @@ def _groups(chosen: Selection, group: str | None) -> list[str | None] | None:
         f"no image has a value in the column {group!r}, so that it names no groups; choose another "
         f"column, or {NO_GROUPS!r} to ignore groups."
     )
+
+
+def _note_on_unreadable(n: int) -> tuple[str, ...]:
+    if not n:
+        return ()
+    many = "1 indexed image" if n == 1 else f"{n:,} indexed images"
+    left_out = f"could not be read and {'is' if n == 1 else 'are'} left out"
+    return (f"{many} {left_out}; featbank info --errors lists them.",)
 
 
 def _splits(

@@ -63,7 +63,7 @@ def test_a_ranking_tells_size_and_score_of_each_layer(tour: Tour, tmp_path: Path
     [
         ((*CURVE, "--sizes", "9"), "9 labels a class can't be drawn: class 'a' has 4"),
         ((*CURVE, "--draws", "1"), "draws is 1"),
-        ((*CURVE, "--csv", "nowhere/c.csv"), "there is no folder nowhere"),
+        ((*CURVE, "--csv", "/proc/nowhere/c.csv"), "c.csv can't be written"),
         ((*CURVE, "--layers", "stage2"), "the bank has no column 'stage2'"),
         ((*CURVE, "--head", "svn"), "did you mean svm"),
         ((*CURVE, "--jobs", "0"), "n_jobs is 0"),

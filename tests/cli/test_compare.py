@@ -61,7 +61,7 @@ def test_a_comparison_prints_its_table_and_is_kept(tour: Tour, tmp_path: Path) -
         (("--scratch", "squeezenet1_1,weights=DEFAULT"), "give it to finetune"),
         (("--cv", "9"), "9 folds can't be had: class 'a' has 5 different images"),
         (("--classes", "a"), "are of one class, 'a'"),
-        (("--csv", "nowhere/c.csv"), "there is no folder nowhere"),
+        (("--csv", "/proc/nowhere/c.csv"), "c.csv can't be written"),
     ],
 )
 def test_what_can_not_be_done_is_one_clear_message_before_any_work(

@@ -102,8 +102,8 @@ def test_the_heads_are_listed(tmp_path: Path) -> None:
         (("--split", "rnadom:80/20"), "did you mean random"),
         (("--split", "first:60/10"), "leaves none to score on"),
         (("--split", "group:80/20"), "group"),
-        (("--out", "nowhere"), "there is no folder nowhere"),
-        (("--out", "nowhere/a.skops"), "there is no folder nowhere"),
+        (("--out", "/proc/nowhere"), "can't be written"),
+        (("--out", "/proc/nowhere/a.skops"), "a.skops can't be written"),
         (("--head", "svm,knn", "--out", "one.skops"), "is one file, and 2 heads were named"),
     ],
 )

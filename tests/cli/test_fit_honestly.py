@@ -123,10 +123,10 @@ def test_several_heads_are_compared_with_the_best(doubled: Path) -> None:
         (("--near-duplicates", "0.01"), "in one cluster; raise the threshold"),
         (("--threshold", "f2"), "threshold 'f2' is unknown"),
         (("--threshold", "f1", "--calibrate"), "choose one of the two"),
-        (("--predictions", "nowhere/x.csv"), "there is no folder nowhere"),
+        (("--predictions", "/proc/nowhere/x.csv"), "x.csv can't be written"),
         (("--predictions", "."), ". is a folder"),
         (("--predictions", "/dev/null"), "/dev/null is no plain file"),
-        (("--predictions", ""), "the name of the table is empty"),
+        (("--predictions", ""), "'' names no file"),
         (("--classes", "a", "--exclude", "a"), "leave no class"),
     ],
 )

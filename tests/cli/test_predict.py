@@ -235,7 +235,7 @@ def test_a_head_of_other_make_loads_only_when_trusted(tour: Tour, tmp_path: Path
         (("data", "data"), "'data' is a folder."),
         (("svm.skops", "nowhere"), "there is no file or folder nowhere"),
         (("svm.skops", "empty"), "there are no images in empty"),
-        (("svm.skops", "data", "--csv", "nowhere/out.csv"), "there is no folder nowhere"),
+        (("svm.skops", "data", "--csv", "/proc/nowhere/out.csv"), "out.csv can't be written"),
         (("svm.skops", "data", "--csv", "empty"), "empty is a folder"),
         (("svm.skops", "data", "--csv", "o.csv", "--probabilities"), "fit it with --calibrate"),
         (("svm.skops", "data", "--root", "data"), "no table was given"),

@@ -383,7 +383,7 @@ def test_a_learning_rate_is_looked_for_on_a_first_trainings_images(tour: Tour) -
         ({"init": "probe", "hidden": [5]}, FineTuneError, "a head of one linear layer"),
         ({"settings": FineTuneSettings(), "lr": 1.0}, FineTuneError, "beside settings="),
         ({"class_weight": {"d": 2.0}}, FineTuneError, "the class 'd', which there is none of"),
-        ({"out": "nowhere/x.safetensors"}, DataError, "there is no folder nowhere"),
+        ({"out": "/proc/nowhere/x.safetensors"}, DataError, "can't be written"),
         ({"bank": "bank"}, DataError, "a source and a bank were named"),
         ({"sources": ["data"]}, DataError, "give them with a bank alone"),
         ({"device": "tpu"}, BackboneError, "device is auto"),

@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from featbank import Bank, Classifier, extract, fit, from_module, make_head
+from featbank import (
+    Bank,
+    Classifier,
+    curve,
+    durable,
+    extract,
+    fit,
+    from_module,
+    make_head,
+    select,
+)
 from featbank.errors import DataError, EvaluationError, HeadError
 from tests.tiny import PREPROCESS, TinyNet, make_images
 
@@ -74,7 +86,7 @@ def test_a_saved_classifier_predicts_as_the_fitted_one_did(bank: Bank, tmp_path:
         ({"split": "first:8"}, DataError, "would tear groups apart"),
         ({"n_jobs": 0}, EvaluationError, "n_jobs is 0"),
         ({"cv": 3}, EvaluationError, "scored once as they stand"),
-        ({"out": "nowhere"}, DataError, "there is no folder nowhere"),
+        ({"out": "/proc/nowhere"}, DataError, "can't be written"),
         ({"head": ["ridge", "knn"], "out": "x.skops"}, HeadError, "2 heads were named"),
     ],
 )
@@ -90,6 +102,55 @@ def test_what_can_not_be_done_is_said(
 
     with pytest.raises(error, match=said):
         fit(bank, **{"head": "centroid", "tune": False, **words})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [{"out": "new/deep"}, {"predictions": "new/deep/told.csv"}])
+def test_the_folder_of_a_result_is_made(
+    bank: Bank, words: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(bank, "centroid", tune=False, **words)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "new" / "deep").iterdir()] in (
+        ["centroid.skops"],
+        ["told.csv"],
+    )
+
+
+@pytest.mark.parametrize("words", [{"out": "."}, {"predictions": "told.csv"}])
+def test_a_folder_that_can_not_be_written_is_found_out_before_the_work(
+    bank: Bank, words: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def create(path: str) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    def cross_validate(*_: object, **__: object) -> None:
+        raise AssertionError("heads were scored")
+
+    monkeypatch.setattr(durable.fs, "create", create)
+    monkeypatch.setattr("featbank.evaluation.crossval.cross_validate", cross_validate)
+    with pytest.raises(DataError, match="Read-only file system"):
+        fit(bank, "centroid", tune=False, **words)  # type: ignore[arg-type]
+
+
+def test_images_that_could_not_be_read_are_counted_in_a_note(tmp_path: Path) -> None:
+    make_images(tmp_path / "data", 12, classes=2)
+    backbone = from_module(TinyNet(), transform=PREPROCESS, version="1", name="tiny")
+    notes = {}
+    for number, name in enumerate(("whole", "one", "two")):
+        if number:
+            (tmp_path / "data" / "a" / f"{name}.png").write_bytes(b"not an image")
+        bank = extract(tmp_path / "data", backbone, tmp_path / name, workers=0)
+        for what in (fit, select, curve):
+            result = what(bank, "centroid", **({"tune": False} if what is fit else {}))
+            notes[name, what] = [note for note in result.notes if "could not be read" in note]
+    for what in (fit, select, curve):
+        assert notes["whole", what] == []
+        (one,), (two,) = notes["one", what], notes["two", what]
+        assert one.startswith("1 indexed image could not be read and is left out")
+        assert two.startswith("2 indexed images could not be read")
+        assert "featbank info --errors" in two
 
 
 def test_a_source_with_splits_and_one_without_are_not_mixed_silently(tmp_path: Path) -> None:

@@ -50,9 +50,10 @@ class RowCache:
         """Tell whether there is a folder that can be written; it is made if need be."""
         try:
             durable.make_directory(self.folder)
+            durable.try_writing(self.folder)
         except OSError:
             return False
-        return os.access(self.folder, os.W_OK)
+        return True
 
     def training(self, key: str) -> str:
         """Return the folder in which the training of a row keeps what it would go on from."""
