@@ -20,12 +20,13 @@ from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.durable import write_file
 from featbank.errors import ClassifierError, FeatbankError
 from featbank.heads.archive import check_end, dump_head, load_head
-from featbank.heads.outputs import Outputs, outputs
+from featbank.heads.outputs import Outputs, gives_votes, outputs
 from featbank.regular import NotRegular, fits_in_memory, open_regular
 
 __all__ = ["FORMAT_VERSION", "Classifier", "Prediction"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the temperature of an SVC of several classes applies to its margins; 1: to its votes."""
 
 Array = npt.NDArray[Any]
 
@@ -104,6 +105,11 @@ class Classifier:
         """Whether the head gives probabilities."""
         return hasattr(self.head, "predict_proba")
 
+    @property
+    def score_name(self) -> str:
+        """What scores are where there are no probabilities: "votes" of an SVC, else "margin"."""
+        return "votes" if gives_votes(self.head) else "margin"
+
     def predict(self, features: Array) -> list[str]:
         """Return the class of each row of features of shape (n, d).
 
@@ -132,7 +138,8 @@ class Classifier:
         told = self._outputs(features)
         n = len(told.codes)
         # A head's own choice leads, even where its scores tie or rank another class first.
-        key = np.zeros((n, len(self.classes))) if told.scores is None else told.scores.copy()
+        ranked = told.scores if told.probability is None else told.probability
+        key = np.zeros((n, len(self.classes))) if ranked is None else ranked.copy()
         key[np.arange(n), told.codes] = np.inf
         order = np.argsort(-key, axis=1, kind="stable")[:, : max(1, k)]
         if told.scores is None:  # nothing ranks the others

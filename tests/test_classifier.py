@@ -15,7 +15,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 
 from featbank.backbones.recipe import Column, Preprocess, Recipe
-from featbank.classifier import Classifier
+from featbank.classifier import FORMAT_VERSION, Classifier
 from featbank.errors import ClassifierError, UntrustedTypeError
 from featbank.evaluation import fit_final
 from featbank.heads import list_heads
@@ -37,7 +37,7 @@ RECIPE = Recipe(
 def build(head="ridge", y=Y, **options):
     if head == "mlp":
         options["params"] = {"max_epochs": 3, "hidden": 4}
-    final = fit_final(X, y, head, tune=False, **options)
+    final = fit_final(X, y, head, tune=False, **{"calibrate": False, **options})
     return Classifier(
         recipe=RECIPE,
         request={"model": "tiny", "weights": None},
@@ -222,7 +222,7 @@ def test_a_garbled_description_is_refused(tmp_path, saved, key, value):
 
 def test_a_later_format_says_what_to_install(tmp_path, saved):
     def later(content):
-        content["featbank"]["format"] = 2
+        content["featbank"]["format"] = FORMAT_VERSION + 1
         content["featbank"]["versions"]["featbank"] = "9.1"
 
     refuse(tmp_path, rewritten(saved, later), "written by featbank 9.1.*install")

@@ -33,7 +33,7 @@ from featbank.cli.sections import Sectioned
     cls=Sectioned,
     sections={
         "Heads": "heads list_heads tune params scoring class_weight sample_weight calibrate "
-        "threshold protocol list_protocols",
+        "no_calibrate threshold protocol list_protocols",
         "Features and labels": "bank recipe layers choose_layer views combine sources label "
         "positive multilabel classes exclude",
         "Scores": "split group metric_weight cv repeats near_duplicates show_leak seed",
@@ -82,8 +82,11 @@ from featbank.cli.sections import Sectioned
     type=click.Choice(["platt", "temperature"]),
     is_flag=False,
     flag_value="platt",
-    help="Give every head probabilities, by Platt's method (so too without a word) or one "
-    "temperature.",
+    help="Calibrate every head's probabilities, by Platt's method (default method) or one "
+    "temperature. By default only heads that have margins alone get a temperature.",
+)
+@click.option(
+    "--no-calibrate", is_flag=True, help="Calibrate nothing; svm and its like give margins."
 )
 @click.option(
     "--threshold",
@@ -142,6 +145,7 @@ def fit(
     details: bool,
     no_save: bool,
     calibrate: str | None,
+    no_calibrate: bool,
     **options: Any,
 ) -> None:
     """Score heads on the bank's features, fit them, and save them.
@@ -152,6 +156,8 @@ def fit(
     """
     import os
 
+    if calibrate and no_calibrate:
+        raise click.UsageError("--calibrate and --no-calibrate exclude each other; choose one.")
     if options["device"] is not None:
         os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scipy reads it once, when it is imported
     from featbank.workflows.fit import fit as workflow
@@ -182,7 +188,7 @@ def fit(
             exclude=words_of(options.pop("exclude")) or (),
             params=parameters_of(params),
             class_weight=class_weight_of(options.pop("class_weight")),
-            calibrate=calibrate or False,
+            calibrate=False if no_calibrate else calibrate,
             random_state=options.pop("seed"),
             n_jobs=options.pop("jobs"),
             out=None if no_save else options["out"],

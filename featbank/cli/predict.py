@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from featbank.cli.options import (
     shown,
 )
 from featbank.errors import readable
+
+if TYPE_CHECKING:
+    from featbank.classifier import Prediction
 
 
 @click.command()
@@ -88,7 +91,9 @@ def predict(
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)
     if probabilities and not opened.probabilistic:
-        raise ClassifierError("this classifier gives no probabilities; fit it with --calibrate.")
+        raise ClassifierError(
+            "this classifier gives no probabilities; fit it again without --no-calibrate."
+        )
     with progress_bar("embedding", "img") as progress:
         result = workflow(
             opened,
@@ -115,14 +120,19 @@ def predict(
     if as_json:
         print_json(result.to_dict())
     elif not table:
+        name = getattr(opened, "score_name", "")  # a tuned network has probabilities
         for one in result.predictions:
-            told = []
-            for guess in one.top[:top]:
-                value = guess.score if guess.probability is None else guess.probability
-                told.append(guess.label if value is None else f"{guess.label} {value:.3f}")
+            told = [_guess(guess, name) for guess in one.top[:top]]
             own = "" if one.labels is None else f"{readable(';'.join(one.labels) or 'no label')}  "
             click.echo(f"{shown(one.path)}  {own}{', '.join(told)}")
     for path, reason in result.failed:
         click.echo(f"can't read {shown(path)}: {reason}", err=True)
     if not result.predictions:
         raise SystemExit(1)
+
+
+def _guess(guess: Prediction, name: str) -> str:
+    """Return a class with its probability, else with its score, which is named."""
+    if guess.probability is not None:
+        return f"{guess.label} {guess.probability:.3f}"
+    return guess.label if guess.score is None else f"{guess.label} ({name} {guess.score:.2f})"

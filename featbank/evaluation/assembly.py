@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,14 @@ import numpy.typing as npt
 
 from featbank.evaluation.inputs import Inputs
 from featbank.evaluation.intervals import Estimate, estimates
-from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
+from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter, weighted
 from featbank.evaluation.plan import Part, Plan, ratio_of
-from featbank.evaluation.result import EvaluationResult, HeadResult, Predictions
+from featbank.evaluation.result import (
+    EvaluationResult,
+    HeadResult,
+    Predictions,
+    ThresholdEffect,
+)
 from featbank.heads.outputs import Outputs
 
 __all__ = ["Scored", "evaluation_result", "head_result", "most_common", "weighted_by"]
@@ -40,9 +46,9 @@ class Scored:
         What was chosen inside.
     notes : tuple of str
     learned : dict of str to float
-        The temperature and the threshold, where these were asked for.
+        See `featbank.heads.adjusted.AdjustedHead.learned`.
     before : Meter or None
-        Of the probabilities before they were calibrated, where there are any.
+        Of predictions and probabilities before calibration and a threshold.
     """
 
     part: Part
@@ -77,6 +83,7 @@ def head_result(
     seed: int,
     naive: Sequence[Part] = (),
     calibrated: str | None = None,
+    threshold: str | None = None,
 ) -> HeadResult:
     """Put one head's parts together.
 
@@ -92,10 +99,11 @@ def head_result(
     naive : sequence of Part
     calibrated : str, optional
         How probabilities were.
+    threshold : str, optional
+        Metric that thresholds were chosen by.
     """
     own, further = scored[: len(made.parts)], scored[len(made.parts) :]
     torn = further[1 if made.clean else 0 :]
-    before = [one.before for one in own if one.before is not None]
     chosen = tuple(one.best_params for one in own)
     predictions = Predictions(
         rows=np.concatenate([data.rows[one.part.test] for one in own]),
@@ -119,7 +127,8 @@ def head_result(
             _estimates(further[:1], [further[0].meter], data, seed) if made.clean else None
         ),
         calibrated=calibrated,
-        uncalibrated=_calibration(_estimates(own, before, data, seed)) if before else None,
+        uncalibrated=_uncalibrated(own, data, seed) if calibrated else None,
+        threshold=None if threshold is None else _threshold(threshold, own, data, seed),
         naive=(
             _estimates(torn, [one.meter for one in torn], data.unbound(), seed) if naive else None
         ),
@@ -226,8 +235,46 @@ def _estimates(
     )
 
 
-def _calibration(found: dict[str, Estimate]) -> dict[str, Estimate]:
-    return {name: found[name] for name in CALIBRATION if name in found}
+def _uncalibrated(own: Sequence[Scored], data: Inputs, seed: int) -> dict[str, Estimate] | None:
+    """Return how good the heads' own probabilities were, None where they have none."""
+    before = [one.before for one in own if one.before is not None]
+    if len(before) < len(own):
+        return None
+    found = _estimates(own, before, data, seed)
+    return {name: found[name] for name in CALIBRATION if name in found} or None
+
+
+def _threshold(metric: str, own: Sequence[Scored], data: Inputs, seed: int) -> ThresholdEffect:
+    """Return what the thresholds of all parts did to the metric that they were chosen by."""
+    rare = int(np.bincount(data.codes).argmin())
+
+    def estimate(meters: Sequence[Meter]) -> Estimate:
+        alone = [partial(_value, meter, metric, rare) for meter in meters]
+        return _estimates(own, alone, data, seed)[metric]
+
+    def mean(name: str) -> float | None:
+        values = [one.learned[name] for one in own if name in one.learned]
+        return float(np.mean(values)) if len(values) == len(own) else None
+
+    margin = mean("threshold")
+    assert margin is not None
+    return ThresholdEffect(
+        metric=metric,
+        before=estimate([one.before for one in own if one.before is not None]),
+        after=estimate([one.meter for one in own]),
+        margin=margin,
+        probability=mean("threshold_probability"),
+    )
+
+
+def _value(meter: Meter, metric: str, rare: int, weights: Array | None = None) -> dict[str, float]:
+    """Return one metric alone, by name; f1 is that of the class `rare`."""
+    if metric != "f1":
+        return {metric: meter(weights)[metric]}
+    w = weighted(len(meter.y), meter.weight, weights)
+    true, told = meter.y == rare, meter.predicted == rare
+    total = w @ true + w @ told
+    return {metric: float(2 * (w @ (true & told)) / total) if total else 0.0}
 
 
 def _stacked(parts: Sequence[Array | None]) -> Array | None:

@@ -19,6 +19,7 @@ from featbank.evaluation.neighbours import NearDuplicates
 from featbank.evaluation.parallel import Progress, run
 from featbank.evaluation.plan import Part, plan, plan_naive
 from featbank.evaluation.result import EvaluationResult
+from featbank.heads.adjusted import AdjustedHead
 from featbank.heads.outputs import Outputs, outputs
 from featbank.heads.streaming import Blocks
 from featbank.heads.weights import by_step, checked_weights, of_classes
@@ -44,7 +45,7 @@ def cross_validate(
     class_weight: Any = None,
     sample_weight: Any = None,
     metric_weight: Any = None,
-    calibrate: bool | str = False,
+    calibrate: bool | str | None = None,
     threshold: str | None = None,
     scoring: str = "accuracy",
     near_duplicates: float | NearDuplicates | None = None,
@@ -98,9 +99,12 @@ def cross_validate(
         Numbers from 0 up: how much a row counts in every metric, in the intervals and in the
         confusion matrix. Rows of weight 0 are trained on and not scored. Settings are chosen inside
         the folds without them.
-    calibrate : bool or {"platt", "temperature"}, default=False
-        Give every head probabilities inside the fold, by Platt's method (also True) or by one
-        temperature, which leaves predictions as they are. Calibration before it stands beside.
+    calibrate : {"temperature", "platt"} or bool, optional
+        How probabilities are calibrated inside the fold: by one temperature, which leaves
+        predictions as they are, or by Platt's method (also True). None gives heads that have
+        margins only (svm, linear-svm, ridge) a temperature, where every class has images enough,
+        and leaves the probabilities of the others as they are. False calibrates nothing. Results
+        hold the scores of a head's own probabilities too.
     threshold : {"accuracy", "balanced_accuracy", "macro_f1", "f1"}, optional
         Choose where two classes part by this metric inside the fold; f1 is that of the class with
         fewer images.
@@ -204,7 +208,8 @@ def cross_validate(
                 data,
                 seed=random_state,
                 naive=naive,
-                calibrated=candidate.calibrate,
+                calibrated=_calibrated(candidate, ones),
+                threshold=candidate.threshold,
             )
             for candidate, ones in zip(found, per_head, strict=True)
         ],
@@ -300,12 +305,11 @@ def _score(candidate: Candidate, part: Part, data: Inputs, weights: Array | None
     told = _outputs(fitted.estimator, data.X[part.test], data.classes)
     seconds = fitted.seconds + time.perf_counter() - start
     before = None
-    if candidate.calibrate:
-        raw = _outputs(_uncalibrated(fitted.estimator), data.X[part.test], data.classes)
-        if raw.probability is not None:
-            y = data.codes[part.test]
-            weight = data.weight_of(part.test)
-            before = Meter(y, raw.codes, None, raw.probability, len(data.classes), weight)
+    own = _unadjusted(candidate, fitted.estimator)
+    if own is not None and (candidate.threshold or hasattr(own, "predict_proba")):
+        raw = _outputs(own, data.X[part.test], data.classes)
+        y, weight = data.codes[part.test], data.weight_of(part.test)
+        before = Meter(y, raw.codes, None, raw.probability, len(data.classes), weight)
     # The fitted estimator stays behind: only numbers travel back from a worker.
     return Scored.of(
         part,
@@ -319,13 +323,22 @@ def _score(candidate: Candidate, part: Part, data: Inputs, weights: Array | None
     )
 
 
+def _calibrated(candidate: Candidate, scored: Sequence[Scored]) -> str | None:
+    """Return how the probabilities of all parts were calibrated."""
+    able = candidate.calibrate != "temperature" or all("temperature" in s.learned for s in scored)
+    return candidate.calibrate if able else None
+
+
 def _outputs(estimator: Any, X: Array, classes: Array) -> Outputs:
     """Return what a fit, which may have lacked classes, says of rows, in columns of them all."""
     known = np.searchsorted(classes, estimator.classes_)
     return outputs(estimator, X).among(known, len(classes))
 
 
-def _uncalibrated(estimator: Any) -> Any:
-    """Return the head inside a calibrated one."""
-    platt = getattr(estimator, "calibrated_classifiers_", None)
-    return platt[0].estimator if platt else estimator.estimator
+def _unadjusted(candidate: Candidate, estimator: Any) -> Any:
+    """Return the head inside one that is calibrated or has a threshold; None if it has neither."""
+    if isinstance(estimator, AdjustedHead):
+        return estimator.estimator
+    if candidate.calibrate == "platt":
+        return estimator.calibrated_classifiers_[0].estimator
+    return None

@@ -37,7 +37,7 @@ class FinalFit:
     seconds : float
     notes : tuple of str
     learned : dict of str to float
-        The temperature and the threshold, where they were asked for.
+        See `featbank.heads.adjusted.AdjustedHead.learned`.
     """
 
     head: str
@@ -63,7 +63,7 @@ def fit_final(
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
-    calibrate: bool | str = False,
+    calibrate: bool | str | None = None,
     threshold: str | None = None,
     scoring: str = "accuracy",
     near_duplicates: float | NearDuplicates | None = None,

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from featbank.backbones.device import likely_device
 from featbank.errors import EvaluationError, FeatbankError, HeadError, nearest
-from featbank.evaluation.adjustment import THRESHOLDS, fit_adjusted
+from featbank.evaluation.adjustment import THRESHOLDS, can_adjust, fit_adjusted
 from featbank.evaluation.plan import Fold
 from featbank.heads.fits import fit_head
 from featbank.heads.registry import full_name, grid, head_name, make_head
@@ -53,6 +53,8 @@ class Candidate:
     fixed : frozenset of str
         Full names of parameters that the caller set, and that are not chosen.
     calibrate : {"platt", "temperature"} or None
+    if_possible : bool
+        Whether the head is fitted without calibration where that needs more images.
     scoring : str
         scikit-learn's name of what is maximised when choosing.
     threshold : str or None
@@ -70,6 +72,7 @@ class Candidate:
     scoring: str
     threshold: str | None = None
     device: str | None = None
+    if_possible: bool = False
 
     def grid(self, n_samples: int | None = None) -> dict[str, list[Any]]:
         """Return the values to choose from; empty where nothing is chosen."""
@@ -91,7 +94,7 @@ class Fitted:
     seconds : float
     notes : tuple of str
     learned : dict of str to float
-        The temperature and the threshold, where these were asked for.
+        See `featbank.heads.adjusted.AdjustedHead.learned`.
     """
 
     estimator: Any
@@ -121,10 +124,11 @@ def candidates(
         raise EvaluationError(
             f"scoring {scoring!r} is unknown: {nearest(str(scoring), get_scorer_names())}"
         )
-    method = ("platt" if calibrate is True else calibrate) or None
-    if method not in (None, "platt", "temperature"):
+    method = "platt" if calibrate is True else calibrate
+    if method not in (None, False, "platt", "temperature"):
         raise EvaluationError(
-            f"calibrate is 'platt' (or True), 'temperature' or False, not {calibrate!r}."
+            f"calibrate={calibrate!r} is unknown; give None, 'temperature', 'platt' (or True) or "
+            "False."
         )
     if threshold is not None and threshold not in THRESHOLDS:
         raise EvaluationError(
@@ -158,6 +162,10 @@ def candidates(
         takes_word = device is not None and own in estimator.get_params()
         if takes_word:
             estimator.set_params(**{own: device})
+        elsewhere = None if takes_word or device == "cpu" else device
+        own_method = method or None
+        if method is None and elsewhere is None and _has_margins_only(estimator):
+            own_method = "temperature"
         found.append(
             Candidate(
                 name=name if used[name] == 1 else f"{name} ({used[name]})",
@@ -165,13 +173,18 @@ def candidates(
                 head=head,
                 tune=tune,
                 fixed=frozenset(full_name(estimator, key) for key in chosen),
-                calibrate=method,
+                calibrate=own_method,
                 scoring=scoring,
                 threshold=threshold,
-                device=None if takes_word or device == "cpu" else device,
+                device=elsewhere,
+                if_possible=method is None,
             )
         )
     return found
+
+
+def _has_margins_only(estimator: Any) -> bool:
+    return hasattr(estimator, "decision_function") and not hasattr(estimator, "predict_proba")
 
 
 def check_scoring(scoring: str, classes: Array, found: Sequence[Candidate]) -> None:
@@ -224,7 +237,7 @@ def fit(
 
     Hyper-parameters are chosen on the `inner` folds, the first of equal ones (the grids go from
     strong to weak regularisation); then the head is fitted on all rows. Calibration and a threshold
-    are learned from predictions out of the inner folds, where they were asked for; Platt's method,
+    are learned from predictions out of the inner folds; Platt's method,
     which wants one of every row, from those out of the folds `across`, where there are any.
 
     Raises
@@ -237,6 +250,8 @@ def fit(
     if isinstance(X, Blocks) or candidate.device is not None:
         from featbank.evaluation.elsewhere import fit_elsewhere
 
+        if candidate.if_possible:
+            candidate = replace(candidate, calibrate=None)
         return fit_elsewhere(candidate, X, y, inner, sample_weight)
     start = time.perf_counter()
     estimator = clone(candidate.estimator)
@@ -257,19 +272,26 @@ def fit(
         elif values:
             notes.append("a class is too small to choose parameters on; defaults were used.")
         notes += _with_few_neighbours(estimator, len(y), candidate.fixed)
-        if candidate.calibrate == "temperature" or candidate.threshold:
+        calibrate = candidate.calibrate
+        if calibrate and candidate.if_possible and not can_adjust(y, inner):
+            calibrate = None
+            notes.append(
+                "a class has too few images to calibrate probabilities on; scores are margins."
+            )
+        if calibrate == "temperature" or candidate.threshold:
             estimator = fit_adjusted(
                 estimator,
                 X,
                 y,
                 inner,
-                temperature=candidate.calibrate == "temperature",
+                temperature=calibrate == "temperature",
                 threshold=candidate.threshold,
+                sample_weight=sample_weight,
                 **weights,
             )
             learned = estimator.learned
         else:
-            if candidate.calibrate:
+            if calibrate:
                 estimator = _calibrated(estimator, across or inner, len(y))
             fit_head(estimator, X, y, **weights)
             _check_centroids(estimator)

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.neighbours import NearDuplicates
 
-__all__ = ["EvaluationResult", "HeadResult", "PerClass", "Predictions", "quotients"]
+__all__ = [
+    "EvaluationResult",
+    "HeadResult",
+    "PerClass",
+    "Predictions",
+    "ThresholdEffect",
+    "quotients",
+]
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +87,39 @@ class PerClass:
 
 
 @dataclass(frozen=True)
+class ThresholdEffect:
+    """A threshold between two classes, and what it did to the metric that it was chosen by.
+
+    Attributes
+    ----------
+    metric : {"accuracy", "balanced_accuracy", "macro_f1", "f1"}
+        f1 is that of the class with fewer images.
+    before, after : Estimate
+        The metric with the head's own predictions, and with those of the threshold.
+    margin : float
+        The second class is predicted where its margin is above this; the mean over folds.
+    probability : float or None
+        The same in terms of the second class's probability, where the head has probabilities.
+    """
+
+    metric: str
+    before: Estimate
+    after: Estimate
+    margin: float
+    probability: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "metric": self.metric,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "margin": self.margin,
+            "probability": self.probability,
+        }
+
+
+@dataclass(frozen=True)
 class HeadResult:
     """How one head did.
 
@@ -107,7 +147,10 @@ class HeadResult:
     naive : dict of str to Estimate, or None
         With `show_leak`: the metrics in folds that tear duplicates and groups apart.
     fold_learned : tuple of dict
-        The temperature and the threshold of each fold, where they were asked for.
+        The temperature and the threshold of each fold, where there are any; see
+        `featbank.heads.adjusted.AdjustedHead.learned`.
+    threshold : ThresholdEffect or None
+        Where a threshold was asked for.
     notes : tuple of str
     classifier : str or None
         Path of the file, once one is written.
@@ -125,6 +168,7 @@ class HeadResult:
     uncalibrated: dict[str, Estimate] | None = None
     naive: dict[str, Estimate] | None = None
     fold_learned: tuple[dict[str, float], ...] = ()
+    threshold: ThresholdEffect | None = None
     notes: tuple[str, ...] = ()
     classifier: str | None = None
 
@@ -155,6 +199,7 @@ class HeadResult:
             "uncalibrated": _estimates(self.uncalibrated),
             "naive": _estimates(self.naive),
             "fold_learned": list(self.fold_learned),
+            "threshold": None if self.threshold is None else self.threshold.to_dict(),
             "notes": list(self.notes),
         }
 

@@ -151,6 +151,7 @@ def rank_features(
             cv=cv,
             repeats=repeats,
             tune=False,
+            calibrate=False,
             random_state=random_state,
             n_jobs=n_jobs,
             **bound,

@@ -24,6 +24,7 @@ def render(result: EvaluationResult, *, details: bool) -> str:
         _summary(result),
         *_differences(result),
         *_calibration(result),
+        *_thresholds(result),
         _chosen(result),
     ]
     if details:
@@ -80,7 +81,6 @@ def _chosen(result: EvaluationResult) -> str:
     rows = [["head", "seconds", "chosen"]]
     for head in result.heads:
         settings = [f"{k.rpartition('__')[2]}={v}" for k, v in head.best_params.items()]
-        settings += [f"threshold={value:.2g}" for value in _learned(head, "threshold")]
         rows.append([head.head, f"{head.seconds:.1f}", ", ".join(settings)])
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
@@ -119,6 +119,22 @@ def _calibration(result: EvaluationResult) -> list[str]:
             how += "".join(f" {value:.2f}" for value in _learned(head, "temperature"))
             rows.append(_line(f"{head.head}, {how}", head.metrics, CALIBRATION))
     return ["\n".join(aligned(rows))] if len(rows) > 1 else []
+
+
+def _thresholds(result: EvaluationResult) -> list[str]:
+    """Return the block of thresholds, with the metric that they were chosen by before and after."""
+    effects = {head.head: head.threshold for head in result.heads if head.threshold is not None}
+    if not effects:
+        return []
+    metric = next(iter(effects.values())).metric
+    title = "F1 of the smaller class" if metric == "f1" else metric.replace("_", " ")
+    rows = [[f"threshold by {title}", "before", "after", f"{result.classes[1]} from"]]
+    for head, effect in effects.items():
+        start = f"margin {effect.margin:.2g}"
+        if effect.probability is not None:
+            start = f"probability {effect.probability:.3f}"
+        rows.append([head, interval(effect.before), interval(effect.after), start])
+    return ["\n".join(aligned(rows))]
 
 
 def _line(title: str, metrics: dict[str, Estimate], names: Sequence[str]) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.heads.outputs import outputs
+from featbank.heads.outputs import Outputs, gives_votes, outputs
 from featbank.heads.plain import softmax
 
-__all__ = ["AdjustedHead", "logits_of", "margin_of"]
+__all__ = ["AdjustedHead", "logits_of"]
 
 Array = npt.NDArray[Any]
 
@@ -29,13 +29,18 @@ class AdjustedHead:
         of logistic regression as they are, more makes them less certain. The estimator's own where
         None.
     threshold : float, optional
-        Of two classes the second is predicted where the estimator's `margin_of` is above it. The
-        estimator's own choice where None.
+        Of two classes the second is predicted where its logit, as of `logits_of`, is above that of
+        the first by more than this. The estimator's own choice where None.
+    votes : bool, default=False
+        Whether the logits of an SVC of several classes are its votes, as in files of format 1, and
+        not its margins; see `logits_of`.
 
     References
     ----------
     C. Guo et al., "On calibration of modern neural networks", ICML (2017).
     """
+
+    votes = True  # files of format 1 don't say
 
     def __init__(
         self,
@@ -43,15 +48,24 @@ class AdjustedHead:
         *,
         temperature: float | None = None,
         threshold: float | None = None,
+        votes: bool = False,
     ) -> None:
         self.estimator = estimator
         self.temperature = temperature
         self.threshold = threshold
+        self.votes = votes
 
     @property
     def learned(self) -> dict[str, float]:
-        """The temperature and the threshold, those that there are, by name."""
+        """The temperature and the threshold, those that there are, by name.
+
+        ``threshold_probability`` is the threshold as a probability of the second class, where there
+        are probabilities.
+        """
         found = {"temperature": self.temperature, "threshold": self.threshold}
+        if self.threshold is not None and hasattr(self, "predict_proba"):
+            ends = np.array([[0.0, self.threshold / (self.temperature or 1.0)]])
+            found["threshold_probability"] = float(softmax(ends)[0, 1])
         return {name: value for name, value in found.items() if value is not None}
 
     @property
@@ -80,36 +94,62 @@ class AdjustedHead:
         if self.threshold is None:
             predicted: Array = np.asarray(self.estimator.predict(X))
             return predicted
-        return self.classes_[(margin_of(self.estimator, X) > self.threshold).astype(np.intp)]
+        return self.classes_[self.outputs(X).codes]
+
+    def outputs(self, X: Array) -> Outputs:
+        """Return predictions, scores and probabilities, for which the estimator runs once."""
+        told = outputs(self.estimator, X)
+        codes, probability = told.codes, told.probability
+        logits = _logits(self.estimator, told, votes=self.votes)
+        if self.temperature is not None:
+            probability = softmax(logits / self.temperature)
+        if self.threshold is not None:
+            codes = (logits[:, 1] - logits[:, 0] > self.threshold).astype(np.intp)
+        own = told.scores is not told.probability
+        return Outputs(codes, told.scores if own else probability, probability)
 
     def _scaled(self, X: Array) -> Array:
-        return softmax(logits_of(self.estimator, X) / self.temperature)
+        probability = self.outputs(X).probability
+        assert probability is not None
+        return probability
 
 
-def logits_of(estimator: Any, X: Array) -> Array:
+def logits_of(estimator: Any, X: Array, *, votes: bool = False) -> Array:
     """Return what a softmax turns into probabilities, shape (n, K), float64.
 
     It is the decision function (for two classes d, as 0 and d), else the logarithm of the
-    probabilities.
+    probabilities. The decision function of an SVC of several classes is votes, which hardly differ
+    between sure and unsure rows: unless `votes`, each class has the sum of its margins over the
+    others instead. The class with the most votes, the predicted one, has the highest.
 
     Raises
     ------
     TypeError
         The estimator has neither.
     """
-    told = outputs(estimator, X)
+    return _logits(estimator, outputs(estimator, X), votes=votes)
+
+
+def _logits(estimator: Any, told: Outputs, *, votes: bool) -> Array:
     if told.scores is None:
         raise TypeError("it has neither a decision function nor probabilities")
     if told.scores is told.probability:
         return np.log(told.scores.astype(np.float64) + _EPS)
     logits: Array = told.scores
+    if gives_votes(estimator) and not votes:
+        return _margins(logits, told.codes)
     if logits.shape[1] == 2:
         logits = np.column_stack([np.zeros(len(logits)), logits[:, 1]])
     return logits
 
 
-def margin_of(estimator: Any, X: Array) -> Array:
-    """Return by how much the second of two classes leads, shape (n,): the difference of logits."""
-    logits = logits_of(estimator, X)
-    margin: Array = logits[:, 1] - logits[:, 0]
-    return margin
+def _margins(votes: Array, codes: Array) -> Array:
+    """Return the margins that scikit-learn adds to votes, as ``t / (3 (|t| + 1))`` each."""
+    added = 3 * (votes - np.rint(votes))
+    margins: Array = added / np.maximum(1 - np.abs(added), _EPS)
+    rows = np.arange(len(margins))
+    highest = margins.argmax(axis=1)
+    own = margins[rows, codes]
+    margins[rows, codes] = margins[rows, highest]
+    margins[rows, highest] = np.where(highest == codes, margins[rows, highest], own)
+    return margins

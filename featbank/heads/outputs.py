@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featbank.heads.streaming import Blocks
 
-__all__ = ["Outputs", "outputs"]
+__all__ = ["Outputs", "gives_votes", "outputs"]
 
 Array = npt.NDArray[Any]
 
@@ -67,6 +67,9 @@ def outputs(head: Any, X: Array | Blocks) -> Outputs:
             _joined([part.probability for part in parts]),
             _joined([part.labels for part in parts]),
         )
+    if type(head).__name__ == "AdjustedHead":
+        adjusted: Outputs = head.outputs(X)
+        return adjusted
     classes = np.asarray(head.classes_)
     if _knows_no_spread(head):
         return Outputs(np.searchsorted(classes, np.asarray(head.predict(X))), None, None)
@@ -86,6 +89,14 @@ def outputs(head: Any, X: Array | Blocks) -> Outputs:
         return Outputs(ranked.argmax(axis=1), scores, probability, told.astype(bool))
     codes = np.searchsorted(classes, told)
     return Outputs(codes, scores, probability)
+
+
+def gives_votes(head: Any) -> bool:
+    """Tell whether scores are votes between each two classes, as those of an SVC of several."""
+    steps = getattr(head, "steps", None) or [("", head)]
+    shape = getattr(steps[-1][1], "decision_function_shape", None)
+    # A head on several views has the mean of their votes, from which margins can't be told.
+    return shape == "ovr" and len(head.classes_) > 2 and not hasattr(head, "views")
 
 
 def _knows_no_spread(head: Any) -> bool:

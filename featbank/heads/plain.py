@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +143,7 @@ class KernelHead(PlainHead):
     counts: Array
     dual: Array
     intercept: Array
+    decision_function_shape: ClassVar[str] = "ovr"
 
     def predict(self, X: Array) -> Array:
         """Return the class of each row, shape (n,): of those with the most votes the first."""
@@ -236,7 +237,10 @@ def _read_anew(found: tuple[str, SimpleNamespace]) -> Any:
     if name != f"{AdjustedHead.__module__}.{AdjustedHead.__name__}":
         return _head(found)
     return AdjustedHead(
-        _head(value.estimator), temperature=value.temperature, threshold=value.threshold
+        _head(value.estimator),
+        temperature=value.temperature,
+        threshold=value.threshold,
+        votes=getattr(value, "votes", True),
     )
 
 

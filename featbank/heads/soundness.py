@@ -131,6 +131,7 @@ def _is_sound_adjustment(part: Any) -> bool:
     numbers = [v for v in (part.temperature, part.threshold) if v is not None]
     return bool(
         all(isinstance(v, float) and np.isfinite(v) for v in numbers)
+        and type(part.votes) is bool
         and (part.temperature is None or part.temperature > 0)
         and (part.threshold is None or len(part.classes_) == 2)
     )

@@ -57,7 +57,7 @@ def fit(
     class_weight: Any = None,
     sample_weight: str | None = None,
     metric_weight: str | None = None,
-    calibrate: bool | str = False,
+    calibrate: bool | str | None = None,
     threshold: str | None = None,
     scoring: str = "accuracy",
     near_duplicates: float | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,8 @@ class PredictionResult:
         rows = [[readable(_cell(cell)) for cell in row] for row in self._rows(())]
         said = f"{counted(len(self.predictions), 'prediction')}, {len(self.failed)} failed"
         more = [f"... and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
-        return "\n".join([said, *aligned([_COLUMNS, *rows[:_SHOWN]], left=(0, 1, 3)), *more])
+        table = aligned([_COLUMNS, *rows[:_SHOWN]], left=(0, 1, 3), width=sys.maxsize)
+        return "\n".join([said, *table, *more])
 
     def _classes(self, probabilities: bool) -> tuple[str, ...]:
         return tuple(self.classifier.classes) if probabilities else ()

@@ -30,6 +30,7 @@ def test_predictions_are_written_with_paths_one_row_a_head_and_image(
 ) -> None:
     table = tmp_path / "told.csv"
     words = ("--head", "logreg,ridge", "--repeats", "2", "--no-save", "--predictions", table)
+    words += ("--no-calibrate",)
 
     said = run("fit", "--bank", tour.bank, *QUICK, *words)
 
@@ -89,12 +90,30 @@ def test_a_temperature_and_a_threshold_are_told_and_saved(doubled: Path, tmp_pat
 
     assert found["calibrated"] == "temperature"
     assert found["uncalibrated"] is None
-    assert [set(one) for one in found["fold_learned"]] == [{"temperature", "threshold"}] * 2
+    learned = {"temperature", "threshold", "threshold_probability"}
+    assert [set(one) for one in found["fold_learned"]] == [learned] * 2
+    assert found["threshold"]["metric"] == "f1"
+    assert 0 < found["threshold"]["probability"] < 1
+    assert {"mean", "ci95"} <= set(found["threshold"]["before"])
     assert {"log_loss", "brier", "ece"} <= set(found)
     saved = Classifier.load(found["classifier"])
-    assert saved.head.learned == {
-        name: saved.provenance[name] for name in ("temperature", "threshold")
-    }
+    assert saved.head.learned == {name: saved.provenance[name] for name in learned}
+
+
+def test_the_threshold_block_is_printed(doubled: Path) -> None:
+    words = ("fit", "--bank", doubled, *QUICK, "--head", "svm", "--no-save")
+
+    said = run(*words, "--threshold", "accuracy").out
+
+    (line,) = (line for line in said.splitlines() if line.startswith("threshold by accuracy"))
+    assert line.split()[-2:] == ["b", "from"]
+    assert "probability" in said[said.index(line) :].splitlines()[1]
+
+
+def test_calibrating_and_not_calibrating_exclude_each_other(doubled: Path) -> None:
+    words = ("fit", "--bank", doubled, *QUICK, "--calibrate", "platt", "--no-calibrate")
+
+    assert "choose one" in run(*words, status=2).err
 
 
 def test_calibrate_without_a_word_is_platts(doubled: Path) -> None:

@@ -28,8 +28,7 @@ def test_each_image_gets_its_class_and_the_next_ones(tour: Tour) -> None:
         assert one["path"].startswith(str(tour.data))
         assert len(one["top"]) == 2
         assert one["label"] == one["top"][0]["label"] == Path(one["path"]).parent.name
-        assert one["probability"] is None  # an SVM without --calibrate
-        assert one["score"] >= one["top"][1]["score"]
+        assert one["probability"] >= one["top"][1]["probability"]
 
 
 def test_lines_for_people(tour: Tour) -> None:
@@ -93,11 +92,9 @@ def test_the_kaggle_style_lacks_images_that_cannot_be_read_and_says_so(
 def test_the_table_has_all_probabilities_where_they_are_asked_for(
     tour: Tour, bad: Path, tmp_path: Path
 ) -> None:
-    words = ("fit", "--bank", tour.bank, "--head", "svm", "--calibrate", "--no-tune")
-    run(*words, "--jobs", "1", "--cv", "3", "--out", tmp_path)
     table = tmp_path / "out.csv"
 
-    words = ("predict", tmp_path / "svm.skops", tour.data, bad, *HERE, "--bank", tour.bank)
+    words = ("predict", tour.classifier, tour.data, bad, *HERE, "--bank", tour.bank)
     words += ("--top", "1", "--csv", table, "--probabilities")
     said = run(*words, "--json")
     *rows, unread = rows_of(table)
@@ -113,6 +110,26 @@ def test_the_table_has_all_probabilities_where_they_are_asked_for(
         assert [short[name] for name in "abc"] == [row[name] for name in "abc"]
     assert [unread[name] for name in "abc"] == ["", "", ""]
     assert said.err.startswith("15 predictions in ")
+
+
+@pytest.mark.parametrize(("head", "name"), [("svm", "votes"), ("ridge", "margin")])
+def test_a_score_that_is_no_probability_is_named(
+    tour: Tour, tmp_path: Path, head: str, name: str
+) -> None:
+    words = ("fit", "--bank", tour.bank, "--head", head, "--no-calibrate", "--no-tune")
+    run(*words, "--jobs", "1", "--cv", "3", "--out", tmp_path)
+    image = next((tour.data / "b").iterdir())
+    words = ("predict", tmp_path / f"{head}.skops", image, *HERE, "--bank", tour.bank)
+
+    line = run(*words, "--top", "1").out
+    found = run(*words, "--json").json["predictions"][0]
+
+    assert line == f"{image}  b ({name} {found['score']:.2f})\n"
+    assert found["probability"] is None
+    run(*words, "--csv", tmp_path / "out.csv")
+    assert rows_of(tmp_path / "out.csv")[0]["probability"] == ""
+    message = run(*words, "--csv", "-", "--probabilities", status=1).err
+    assert "without --no-calibrate" in message
 
 
 def test_names_that_are_no_text_leave_the_table_readable(tour: Tour, tmp_path: Path) -> None:
@@ -237,7 +254,6 @@ def test_a_head_of_other_make_loads_only_when_trusted(tour: Tour, tmp_path: Path
         (("svm.skops", "empty"), "there are no images in empty"),
         (("svm.skops", "data", "--csv", "/proc/nowhere/out.csv"), "out.csv can't be written"),
         (("svm.skops", "data", "--csv", "empty"), "empty is a folder"),
-        (("svm.skops", "data", "--csv", "o.csv", "--probabilities"), "fit it with --calibrate"),
         (("svm.skops", "data", "--root", "data"), "no table was given"),
         (("svm.skops", "data", "--device", "tpu"), "not 'tpu'"),
         (("svm.skops", "data", "--weights", "nowhere.pth"), "there is no weights file"),

@@ -208,7 +208,7 @@ def test_a_saved_classifier_turns_new_images_itself(
 
     views = bank.select(layer=["stage1", "stage2"], views="flips", combine="train")
     each = views.X.reshape(36, 4, 20)
-    inner = classifier.head.steps
+    inner = getattr(classifier.head, "estimator", classifier.head).steps
     from sklearn.pipeline import Pipeline
 
     if combine == "features":

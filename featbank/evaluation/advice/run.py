@@ -241,7 +241,9 @@ def _quick(
 ) -> dict[str, Estimate]:
     """Return the scores of ridge regression and of nearest neighbours."""
     heads = [make_head(name, **words) for name, words in QUICK.values()]
-    found = cross_validate(X, y, heads, cv=cv, repeats=repeats, tune=False, **bound, **seed)
+    found = cross_validate(
+        X, y, heads, cv=cv, repeats=repeats, tune=False, calibrate=False, **bound, **seed
+    )
     return {
         name: (one.without_duplicates or one.metrics)[metric]
         for name, one in zip(QUICK, found.heads, strict=True)

@@ -160,7 +160,7 @@ def _prepared(
     sample_weight: Any,
     scoring: str,
     random_state: int,
-    calibrate: bool | str = False,
+    calibrate: bool | str | None = None,
     threshold: str | None = None,
     show_leak: bool = False,
     **binding: Any,
