@@ -204,8 +204,8 @@ def test_what_can_not_be_compared_is_said():
     result = two_heads()
     with pytest.raises(KeyError, match="centroid, knn, ridge"):
         result.compare("centroid", "svm")
-    with pytest.raises(EvaluationError, match="'ridge' has no 'log_loss'"):
-        result.compare("knn", "ridge", "log_loss")
+    with pytest.raises(EvaluationError, match="has no 'top5_accuracy'"):
+        result.compare("knn", "ridge", "top5_accuracy")
 
 
 # Classes of very different size.
