@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.evaluation.inputs import Inputs
-from featbank.evaluation.intervals import Estimate, estimates
+from featbank.evaluation.intervals import Estimate, Metrics, estimates
 from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter, weighted
 from featbank.evaluation.plan import Part, Plan, ratio_of
 from featbank.evaluation.result import (
@@ -223,7 +223,7 @@ def _undefined(meters: Sequence[Meter]) -> list[str]:
 
 
 def _estimates(
-    scored: Sequence[Scored], meters: Sequence[Meter], data: Inputs, seed: int
+    scored: Sequence[Scored], meters: Sequence[Metrics], data: Inputs, seed: int
 ) -> dict[str, Estimate]:
     parts = [one.part for one in scored]
     return estimates(
