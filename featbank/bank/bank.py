@@ -41,7 +41,7 @@ from featbank.bank.selection import (
 )
 from featbank.bank.shard import Shard, check_digest, columns_in, read_shard, seal_shard
 from featbank.bank.verified import Verified
-from featbank.data.index import Index, IndexedSource
+from featbank.data.index import Index, IndexedSource, StoredSplit
 from featbank.data.indexfile import fill_index, read_index
 from featbank.errors import (
     BankDamaged,
@@ -529,8 +529,20 @@ class Bank:
             index = self._read_index()
             for source in sources:
                 index = index.with_source(source)
-            data = hdf5.seal(hdf5.build(lambda file: fill_index(file, index), user_block=True))
-            durable.write_file(os.path.join(self.path, "index.h5"), memoryview(data))
+            self._write_index(index)
+
+    def store_splits(self, change: Callable[[Index], Iterable[StoredSplit]]) -> None:
+        """Add or replace splits in the index, as `revise` does sources."""
+        with durable.lock(os.path.join(self.path, ".lock")):
+            if splits := list(change(self.index)):
+                index = self._read_index()
+                for split in splits:
+                    index = index.with_split(split)
+                self._write_index(index)
+
+    def _write_index(self, index: Index) -> None:
+        data = hdf5.seal(hdf5.build(lambda file: fill_index(file, index), user_block=True))
+        durable.write_file(os.path.join(self.path, "index.h5"), memoryview(data))
 
     def _check_packed(self) -> None:
         self._verified.ensure(self.path, hdf5.check_seal)

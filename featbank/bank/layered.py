@@ -63,8 +63,11 @@ class LayeredBank(Bank):
     def index(self) -> Index:
         """The packed file's index with the folder's sources in place of those of their names."""
         index = self._below.index if self._below else Index()
-        for source in self._read_index().sources.values():
+        own = self._read_index()
+        for source in own.sources.values():
             index = index.with_source(source)
+        for split in own.splits.values():
+            index = index.with_split(split.completed_by(index.splits.get(split.title)))
         return index
 
     @property

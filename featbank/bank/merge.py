@@ -20,13 +20,15 @@ from featbank.bank.maintenance import verify
 from featbank.bank.recipes import KnownRecipe
 from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard, columns_in, copy_shard
-from featbank.data.index import Index, IndexedSource, Text
+from featbank.data.index import Index, IndexedSource, StoredSplit, Text
 from featbank.data.sources import free_name
 from featbank.errors import BankDamaged, BankError
 
 __all__ = ["Merged", "merge"]
 
 _BLOCK_ROWS = 4096  # a shard made of rows of a packed bank
+
+_Splits = Mapping[tuple[str, int, str], StoredSplit]
 
 _STAT = ("size", "mtime", "ctime", "inode")
 
@@ -63,6 +65,8 @@ def merge(bank: BankPath, others: Iterable[BankPath]) -> Merged:
     folder, table or list) are joined image by image: an image that the bank has keeps its entry,
     unless nothing is known of its bytes and the other bank knows them under the same size, times
     and inode. Sources of other places whose name is taken get a number behind it.
+
+    Splits that were made on request are joined too: an image that has one in `bank` keeps it.
 
     Parameters
     ----------
@@ -224,7 +228,21 @@ def _add_sources(target: Bank, other: Bank) -> int:
         return parts, told
 
     target.revise(change)
+    target.store_splits(lambda index: _joined_splits(index.splits, other.index.splits))
     return new
+
+
+def _joined_splits(mine: _Splits, theirs: _Splits) -> list[StoredSplit]:
+    """Return the splits that `theirs` adds to; where both have an image, `mine` counts."""
+    joined = {
+        title: mine[title].completed_by(split) if title in mine else split
+        for title, split in theirs.items()
+    }
+    return [
+        split
+        for title, split in joined.items()
+        if title not in mine or len(split.keys) > len(mine[title].keys)
+    ]
 
 
 def _place(part: IndexedSource | None, document: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ bank.json          is always the same
 <recipe>/          from a shard, each of which brings its recipe; the words of the request, which a
 recipe.json        classifier needs, come back with the next extraction
 sources.json       from the index and the folders, where these are as the index has them
-index.h5           from sources.json and the files, whose bytes are hashed
+index.h5           from sources.json and the files, whose bytes are hashed; splits that were made
+                   on request are made again
 a shard            the next extraction computes its rows
 =================  ===============================================================================
 """
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from featbank import durable
+from featbank import durable, hdf5
 from featbank.bank.bank import (
     Bank,
     alone,
@@ -45,6 +46,7 @@ from featbank.bank.recipes import (
 from featbank.bank.shard import check_digest, read_recipe, read_shard
 from featbank.data.digests import learned
 from featbank.data.index import IndexedSource, Listing
+from featbank.data.indexfile import read_index
 from featbank.data.sources import Source, open_source, scan
 from featbank.errors import BankDamaged, BankError, BankNotFound, DataError
 
@@ -256,6 +258,11 @@ class _Repair:
         with self.damaged_is_set_aside(paths["index.h5"]):
             _ = bank.index
         had_index = os.path.exists(paths["index.h5"])
+        if any(map(self.held_splits, self.quarantined)):
+            self.notes.append(
+                f"the splits that --split made were kept in the damaged index of {self.path}; they "
+                "are dealt again when they are asked for, and images added since may change sides."
+            )
         described, indexed = bank.sources, bank.index.sources
         if not os.path.exists(paths["sources.json"]) and indexed:
             found = {name: self.described(part) for name, part in indexed.items()}
@@ -331,6 +338,14 @@ class _Repair:
             else:
                 yield known.slug, set().union(*(one.paths for one in columns))
         yield "", set().union(*(_paths(part, nowhere[i]) for i, (part, _) in enumerate(parts)))
+
+    def held_splits(self, path: str) -> bool:
+        """Tell whether a file that was set aside was an index that may have held splits."""
+        if not os.path.basename(path).startswith("index.h5"):
+            return False
+        with contextlib.suppress(BankError, OSError), hdf5.open_inspected(path) as file:
+            return bool(read_index(file).splits)
+        return True
 
     def is_quarantined(self, name: str) -> bool:
         """Tell whether something of this name was set aside, now or in an earlier repair."""

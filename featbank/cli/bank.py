@@ -56,6 +56,10 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
         for column in recipe["columns"]:
             click.echo(f"    {shown(column['name'])}: {_size_of(column)}")
     _say_commands(found.commands)
+    for made in found.made_splits:
+        parts = ", ".join(f"{shown(name)} {count}" for name, count in made["images"].items())
+        seed = f", seed {made['seed']}" if made["seed"] else ""
+        click.echo(f"  made split {shown(made['spec'])} by {shown(made['label'])}{seed}: {parts}")
     for title, counts in (("split", found.splits), ("class", found.classes)):
         if counts:
             rows = [(title, "images"), *((shown(name), str(n)) for name, n in counts.items())]

@@ -192,8 +192,8 @@ rows_options = together(
     click.option(
         "--split",
         metavar="SPEC",
-        help="random:70/15/15, first:60/10, kfold:5, group:80/20, or none; by default the index's "
-        "own.",
+        help="Make splits, by class and kept in the bank: random:70/15/15, kfold:5, group:80/20, "
+        "first:60/10; or none.  [default: the sources' own]",
     ),
     click.option(
         "--group",

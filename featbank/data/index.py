@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from featbank.data.ignored import Ignored, Sniffed
 
-__all__ = ["Index", "IndexedSource", "Listing", "Names", "Text"]
+__all__ = ["Index", "IndexedSource", "Listing", "Names", "StoredSplit", "Text"]
 
 RACY_NANOSECONDS = 2_000_000_000
 """A file whose times lie this close to the scan may change again without a trace in them."""
@@ -325,10 +325,59 @@ class IndexedSource:
 
 
 @dataclass(frozen=True)
+class StoredSplit:
+    """A split that was made on request, image by image; see `featbank.data.splits`.
+
+    Attributes
+    ----------
+    spec : str
+        As `featbank.data.splits.SplitSpec.text` writes it.
+    seed : int
+    label : str
+        What the images were stratified by: a column of the sources' tables, and what was made of
+        its cells.
+    keys : ndarray of shape (N, 32), uint8
+        Digests of the images, sorted, unique.
+    split : Text
+        Of length N.
+    """
+
+    spec: str
+    seed: int
+    label: str
+    keys: npt.NDArray[np.uint8]
+    split: Text
+
+    @classmethod
+    def of(cls, spec: str, seed: int, label: str, splits: Mapping[bytes, str]) -> StoredSplit:
+        """Build it from the split of each digest."""
+        digests = sorted(splits)
+        keys = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+        return cls(spec, seed, label, keys, Text.of(splits[digest] for digest in digests))
+
+    @property
+    def title(self) -> tuple[str, int, str]:
+        """What it is asked for by."""
+        return self.spec, self.seed, self.label
+
+    def splits(self) -> dict[bytes, str]:
+        """Return the split of each digest."""
+        words = self.split.tolist()
+        return {key.tobytes(): str(word) for key, word in zip(self.keys, words, strict=True)}
+
+    def completed_by(self, other: StoredSplit | None) -> StoredSplit:
+        """Return this with what the other one says of further images."""
+        if other is None:
+            return self
+        return StoredSplit.of(*self.title, {**other.splits(), **self.splits()})
+
+
+@dataclass(frozen=True)
 class Index:
-    """All sources of a bank, by name."""
+    """All sources of a bank, by name, and the splits that were made of their images, by title."""
 
     sources: dict[str, IndexedSource] = field(default_factory=dict)
+    splits: dict[tuple[str, int, str], StoredSplit] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources.values())
@@ -336,4 +385,9 @@ class Index:
     def with_source(self, source: IndexedSource) -> Index:
         """Return the index with one source added or replaced, sources sorted by name."""
         sources = {**self.sources, source.name: source}
-        return Index({name: sources[name] for name in sorted(sources)})
+        return dataclasses.replace(self, sources={name: sources[name] for name in sorted(sources)})
+
+    def with_split(self, split: StoredSplit) -> Index:
+        """Return the index with one split added or replaced, splits sorted by title."""
+        splits = {**self.splits, split.title: split}
+        return dataclasses.replace(self, splits={title: splits[title] for title in sorted(splits)})

@@ -4,7 +4,7 @@ One group a source; names as one joined blob with the place where each ends, num
 columns, texts as codes and vocabulary. To change the format, raise `INDEX_VERSION`, keep reading
 the old one in `_read_source`, and say so in CHANGELOG.
 
-Format 2 adds the columns that were extracted of each source.
+Format 2 adds the columns that were extracted of each source, and the splits that were made.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from featbank import hdf5
 from featbank.data.ignored import Sniffed
-from featbank.data.index import Index, IndexedSource, Int64, Listing, Names, Text
+from featbank.data.index import Index, IndexedSource, Int64, Listing, Names, StoredSplit, Text
 from featbank.errors import BankDamaged, BankError, BankVersionError
 
 __all__ = ["INDEX_VERSION", "fill_index", "read_index"]
@@ -46,6 +46,12 @@ def fill_index(group: h5py.Group, index: Index) -> None:
     hdf5.put_attributes(
         group, version=INDEX_VERSION, description="which images there are; one group a source"
     )
+    made = group.create_group("splits")
+    for number, split in enumerate(index.splits.values()):
+        part = made.create_group(f"{number:04d}")
+        hdf5.put_attributes(part, spec=split.spec, seed=str(split.seed), label=_bytes(split.label))
+        hdf5.put(part, "keys", split.keys, description="SHA-256 of each image's bytes, sorted")
+        _put_text(part, "split", split.split, "what the image was assigned to")
     for number, source in enumerate(index.sources.values()):
         listing = source.listing
         part = group.create_group(f"{number:04d}")
@@ -60,7 +66,7 @@ def fill_index(group: h5py.Group, index: Index) -> None:
         _put_text(part, "failure", source.failure, "why the file could not be read")
         _put_text(part, "failure_under", source.failure_under, "policy under which it failed")
         requested = [
-            f"{fingerprint} {column}".encode("utf-8", "surrogateescape")
+            _bytes(f"{fingerprint} {column}")
             for fingerprint, columns in sorted(source.requested.items())
             for column in columns
         ]
@@ -92,17 +98,36 @@ def read_index(group: h5py.Group) -> Index:
                 f"the index has format {version} and this featbank reads up to {INDEX_VERSION}; "
                 "install a newer featbank."
             )
-        sources = [_read_source(group[name], version) for name in sorted(group)]
+        names = [name for name in sorted(group) if name != "splits"]
+        sources = [_read_source(group[name], version) for name in names]
+        made = group["splits"].values() if "splits" in group else ()  # format 1 has none
+        splits = [_read_split(part) for part in made]
     except BankError:
         raise
     except (
         LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError, RuntimeError,
     ) as error:  # fmt: skip
         raise BankDamaged(f"the index is not as featbank writes it: {error}") from error
-    index = Index({source.name: source for source in sources})
+    index = Index({source.name: source for source in sources}, {one.title: one for one in splits})
     if len(index.sources) < len(sources):
         raise BankDamaged("the index names a source twice.")
+    if len(index.splits) < len(splits):
+        raise BankDamaged("the index names a split twice.")
     return index
+
+
+def _read_split(part: h5py.Group) -> StoredSplit:
+    spec, seed, label = (
+        hdf5.read_bytes(part, name).decode("utf-8", "surrogateescape")
+        for name in ("spec", "seed", "label")
+    )
+    keys = part["keys"][:]
+    if keys.ndim != 2 or keys.shape[1] != 32 or keys.dtype != np.uint8:
+        raise BankDamaged("the keys of a split in the index are no digests.")
+    split = _get_text(part, "split", len(keys))
+    if (split.codes < 0).any():
+        raise BankDamaged("a split in the index leaves images out.")
+    return StoredSplit(spec, int(seed), label, keys, split)
 
 
 def _read_source(part: h5py.Group, version: int) -> IndexedSource:
@@ -174,6 +199,10 @@ def _get_numbers(group: h5py.Group, name: str, n: int) -> Int64:
     return np.asarray(array)
 
 
+def _bytes(word: str) -> bytes:
+    return word.encode("utf-8", "surrogateescape")
+
+
 def _put_strings(group: h5py.Group, name: str, values: Iterable[bytes], description: str) -> None:
     names = Names.of(values)
     blob = np.frombuffer(names.joined, dtype=np.uint8)
@@ -200,7 +229,7 @@ def _put_text(group: h5py.Group, name: str, text: Text, description: str, **attr
     hdf5.put_attributes(part, description=description)
     hdf5.put_attributes(part, **{key: os.fsencode(value) for key, value in attrs.items()})
     hdf5.put(part, "codes", text.codes, description="row of the vocabulary; -1: none")
-    words = [word.encode("utf-8", "surrogateescape") for word in text.vocabulary]
+    words = [_bytes(word) for word in text.vocabulary]
     _put_strings(part, "vocabulary", words, "the values")
 
 

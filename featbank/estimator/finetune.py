@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from featbank.backbones.request import Request
 from featbank.data.decode import read_bytes
+from featbank.data.units import codes_of
 from featbank.errors import BackboneError, ImageError
-from featbank.evaluation.folds import codes_of
 from featbank.finetuning.settings import FineTuneSettings
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.data.units import codes_of, units_of
 from featbank.errors import EvaluationError
-from featbank.evaluation.folds import Int, codes_of, units_of
+from featbank.evaluation.folds import Int
 from featbank.evaluation.neighbours import NearDuplicates, near_duplicates
 from featbank.heads.streaming import Blocks
 from featbank.heads.weights import checked_weights

@@ -99,6 +99,7 @@ def advise(
         blocks, last, notes = _blocks(bank, known, layer_words(layers), source, column, beside)
         rows = chosen_rows(
             next(iter(blocks.located.values())).selection,
+            bank=bank,
             column=column,
             positive=positive,
             classes=classes,

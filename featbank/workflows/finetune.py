@@ -455,6 +455,7 @@ def _prepared(
         )
     rows = chosen_rows(
         selection,
+        bank=bank if isinstance(bank, Bank) else None,
         column=column,
         positive=positive,
         classes=classes,

@@ -107,8 +107,11 @@ def fit(
         images stay, if need be with none: a word for "none" is best excluded.
     split : str, optional
         Made here: ``random:70/15/15``, ``first:60/10``, ``kfold:5``, ``group:80/20``; see
-        `featbank.data.splits.make_split`. ``none`` ignores what the index says and
-        cross-validates. By default the index's own splits are used where it has any.
+        `featbank.data.splits`. Shares are exact in every class, identical images and groups stay
+        together, and the bank's index keeps which image is where, for this spec, this
+        `random_state` and this label: an image that is added later moves no other. ``none``
+        ignores what the index says and cross-validates. By default the index's own splits are
+        used where it has any.
     group : str, optional
         Column of the table whose equal values keep images together; ``"none"`` ignores groups. By
         default the groups of the index, where it has any.
@@ -181,6 +184,7 @@ def fit(
     seen = _Seen(how_many(chosen, views), combine)
     rows = chosen_rows(
         chosen,
+        bank=bank,
         column=column,
         positive=positive,
         multilabel=multilabel,

@@ -39,6 +39,11 @@ class BankInfo:
     unfinished : str or None
         The folder with the shards of an extraction into a packed bank that has not ended; what is
         in it does not count above.
+    made_splits : list of dict
+        Splits that were made on request: spec, seed, what was stratified by, and the number of
+        different images in each part.
+    commands : list of str
+        What computes the columns again that images lack.
     """
 
     path: str
@@ -51,6 +56,7 @@ class BankInfo:
     recipes: list[dict[str, Any]]
     errors: list[tuple[str, str]]
     unfinished: str | None = None
+    made_splits: list[dict[str, Any]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +137,15 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
         recipes=recipes,
         errors=errors,
         unfinished=packed.unfinished(bank.path),
+        made_splits=[
+            {
+                "spec": one.spec,
+                "seed": one.seed,
+                "label": one.label,
+                "images": dict(sorted(Counter(map(str, one.split.tolist())).items())),
+            }
+            for one in index.splits.values()
+        ],
         commands=restoring_lines(bank, covered),
     )
 

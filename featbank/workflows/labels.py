@@ -11,7 +11,15 @@ from typing import Any
 
 from featbank.errors import DataError, nearest
 
-__all__ = ["SEPARATOR", "Labels", "Threshold", "chosen_labels", "chosen_weights", "label_column"]
+__all__ = [
+    "SEPARATOR",
+    "Labels",
+    "Threshold",
+    "chosen_labels",
+    "chosen_weights",
+    "label_column",
+    "label_title",
+]
 
 SEPARATOR = ";"
 """What stands between several labels of one image, unless something else is named."""
@@ -125,6 +133,18 @@ def label_column(label: str | None, positive: str | None) -> str | None:
             "makes the classes, so leave the other out."
         )
     return column or label
+
+
+def label_title(
+    column: str | None, positive: str | None, separator: str | None, group: str | None
+) -> str:
+    """Return what a split is made by, to find it again: the labels, and groups that were named."""
+    title = column or "label"
+    if positive is not None:
+        title = Threshold.parse(positive).classes(title)[0]
+    if separator is not None:
+        title += f" parted by {separator!r}"
+    return title if group is None else f"{title}, group {group}"
 
 
 def chosen_labels(

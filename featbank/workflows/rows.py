@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
-from featbank.data.splits import make_split
 from featbank.errors import DataError, EvaluationError
-from featbank.workflows.labels import SEPARATOR, chosen_labels, chosen_weights, label_column
+from featbank.workflows.labels import (
+    SEPARATOR,
+    chosen_labels,
+    chosen_weights,
+    label_column,
+    label_title,
+)
+from featbank.workflows.splits import chosen_splits
 from featbank.workflows.views import checked_combination
 
 if TYPE_CHECKING:
@@ -165,6 +171,7 @@ def select_rows(
     )
     return chosen_rows(
         selection,
+        bank=bank,
         column=column,
         positive=positive,
         group=group,
@@ -176,6 +183,7 @@ def select_rows(
 def chosen_rows(
     selection: Selection,
     *,
+    bank: Bank | None,
     column: str | None,
     positive: str | None,
     multilabel: str | bool | None = None,
@@ -191,6 +199,8 @@ def chosen_rows(
     Parameters
     ----------
     selection : Selection
+    bank : Bank or None
+        Where a split that is made here is kept; None keeps it nowhere.
     column : str or None
         What the selection's labels were read from; see
         `featbank.workflows.labels.label_column`.
@@ -202,12 +212,13 @@ def chosen_rows(
     DataError, EvaluationError
         The labels can't be read as classes, or the splits can't be had.
     """
+    separator = SEPARATOR if multilabel is True else multilabel or None
     found = chosen_labels(
         selection.labels,
         selection.paths,
         column=column,
         positive=positive,
-        multilabel=SEPARATOR if multilabel is True else multilabel or None,
+        multilabel=separator,
         classes=classes,
         exclude=exclude,
     )
@@ -221,12 +232,21 @@ def chosen_rows(
             column=metric_weight,
             title="metric weight",
         )
+    splits, notes = chosen_splits(
+        selection,
+        found.strata,
+        split,
+        random_state,
+        groups=groups,
+        bank=bank,
+        title=label_title(column, positive, separator, group),
+    )
     return ChosenRows(
         selection,
         found.y,
-        _splits(selection, found.strata, split, random_state, groups),
+        splits,
         groups,
-        (*_note_on_unreadable(selection.unreadable), *found.notes),
+        (*_note_on_unreadable(selection.unreadable), *found.notes, *notes),
         weights,
         metric_weight,
     )
@@ -253,47 +273,3 @@ def _note_on_unreadable(n: int) -> tuple[str, ...]:
     many = "1 indexed image" if n == 1 else f"{n:,} indexed images"
     left_out = f"could not be read and {'is' if n == 1 else 'are'} left out"
     return (f"{many} {left_out}; featbank info --errors lists them.",)
-
-
-def _splits(
-    chosen: Selection,
-    labels: Sequence[str | None],
-    split: str | None,
-    seed: int,
-    own: list[str | None] | None,
-) -> list[str | None] | None:
-    """Return the split of each image, made as asked or the index's own; None: cross-validate."""
-    if split == "none":
-        return None
-    if split is not None:
-        names = [os.fsencode(path) for path in chosen.paths]
-        groups = own
-        if groups is None and split.partition(":")[0] in (
-            "random",
-            "kfold",
-        ):  # identical images stay together
-            groups = [key.tobytes().hex() for key in chosen.digests]
-        made = list(make_split(split, names, labels, groups=groups, seed=seed))
-        if {word for word, label in zip(made, labels, strict=True) if label} == {"train"}:
-            raise DataError(
-                f"the split {split} puts every labelled image in train and leaves none to score "
-                "on; ask for fewer training images, or for --cv."
-            )
-        return made
-    if all(word is None for word in chosen.splits):
-        return None
-    rows = zip(chosen.splits, chosen.sources, labels, strict=True)
-    labelled = {(word, source) for word, source, label in rows if label is not None}
-    parted = {source for word, source in labelled if word is not None}
-    whole = {source for _, source in labelled} - parted
-    if parted and whole:
-        raise DataError(
-            f"the source {', '.join(sorted(parted))} has splits and {', '.join(sorted(whole))} has "
-            "none; choose one with --source, or make splits of all with --split."
-        )
-    if {word for word, _ in labelled} <= {"test", None}:
-        raise EvaluationError(
-            "the index has a split, and no labelled image in train; use --split none to "
-            "cross-validate over all labelled images."
-        )
-    return list(chosen.splits)

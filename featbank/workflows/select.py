@@ -94,6 +94,7 @@ def select(
         blocks, notes = _blocks(bank, recipe, layer_words(layers), views, source, column, further)
         rows = chosen_rows(
             next(iter(blocks.located.values())).selection,
+            bank=bank,
             column=column,
             positive=positive,
             classes=classes,

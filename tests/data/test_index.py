@@ -8,7 +8,15 @@ import pytest
 
 from featbank import hdf5
 from featbank.data import indexfile
-from featbank.data.index import RACY_NANOSECONDS, Index, IndexedSource, Listing, Names, Text
+from featbank.data.index import (
+    RACY_NANOSECONDS,
+    Index,
+    IndexedSource,
+    Listing,
+    Names,
+    StoredSplit,
+    Text,
+)
 from featbank.data.indexfile import fill_index, read_index
 from featbank.errors import BankDamaged, BankVersionError
 from tests.bank import builders
@@ -179,6 +187,38 @@ def test_pages_and_what_was_found_in_other_files_come_back_and_hold_while_files_
     later = found.carried_to(b"/root", dataclasses.replace(one.listing, size=changed))
     assert (later.pages, later.sniffed) == ({b"a.tif": 3}, one.sniffed)
     assert later.completed_by(found).pages == {b"a.tif": 3}
+
+
+def test_what_was_extracted_and_the_splits_are_read_as_they_were_written(tmp_path):
+    part = builders.source("s", {"a.png": "a"}).requesting("f" * 64, ["x:avg", "\udcff:max"])
+    part = part.requesting("e" * 64, ["x:avg"])
+    split = StoredSplit.of("kfold:2", -3, "label\udcff", {b"k" * 32: "fold1", b"a" * 32: "fold0"})
+    other = StoredSplit.of("kfold:2", 0, "label", {})
+    index = Index().with_source(part).with_split(split).with_split(other)
+    found = round_trip(tmp_path / "index.h5", index)
+    assert found.sources["s"].requested == part.requested
+    assert found.splits[split.title].splits() == {b"a" * 32: "fold0", b"k" * 32: "fold1"}
+    assert list(found.splits) == [split.title, other.title]
+    assert found.splits[other.title].splits() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("keys", np.zeros((2, 31), np.uint8)),
+        ("keys", np.zeros((3, 32), np.uint8)),
+        ("split/codes", np.full(2, -1, np.int32)),
+    ],
+)
+def test_a_split_that_does_not_fit_together_is_damage(tmp_path, name, value):
+    split = StoredSplit.of("kfold:2", 0, "label", {b"k" * 32: "fold1", b"a" * 32: "fold0"})
+    path = tmp_path / "index.h5"
+    path.write_bytes(hdf5.build(lambda file: fill_index(file, Index().with_split(split))))
+    with h5py.File(path, "r+") as file:
+        del file[f"splits/0000/{name}"]
+        file[f"splits/0000/{name}"] = value
+    with h5py.File(path, "r") as file, pytest.raises(BankDamaged):
+        read_index(file)
 
 
 def test_an_index_of_a_later_version_is_refused(tmp_path, monkeypatch):

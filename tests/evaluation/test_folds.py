@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from featbank.evaluation.folds import codes_of, deal, hold_out, units_of, units_per_class
+from featbank.data.units import codes_of, units_of
+from featbank.evaluation.folds import deal, hold_out, units_per_class
 
 
 def rng(seed=0):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.workflows.labels import label_column
 from featbank.workflows.rows import ChosenRows, chosen_rows, further_columns
@@ -59,6 +60,7 @@ class RowWords:
         """Choose labels and splits of these images."""
         return chosen_rows(
             selection,
+            bank=Bank(self.bank),
             column=self.column,
             positive=self.positive,
             classes=self.classes,
