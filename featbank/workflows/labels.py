@@ -143,7 +143,7 @@ def label_title(
     if positive is not None:
         title = Threshold.parse(positive).classes(title)[0]
     if separator is not None:
-        title += f" parted by {separator!r}"
+        title += f" separated by {separator!r}"
     return title if group is None else f"{title}, group {group}"
 
 
