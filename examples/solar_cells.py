@@ -2,7 +2,8 @@
 
     python examples/solar_cells.py data/ --model efficientnet_lite0
 
-Without a source it takes the solar cells of the extra ``demo``, as `featbank demo` does.
+Without a source it takes the solar cells of the extra ``demo``, as `featbank demo` does: weighted
+as published, with random cells held out and then whole modules.
 """
 
 from __future__ import annotations
@@ -11,17 +12,7 @@ import argparse
 from pathlib import Path
 
 import featbank
-
-
-def solar_cells() -> tuple[list[str], list[str]]:
-    """Return paths and labels of the cells of the package elpv-dataset."""
-    import elpv_dataset
-
-    data = Path(elpv_dataset.__file__).parent / "data"
-    rows = [line.split() for line in (data / "labels.csv").read_text().splitlines()]
-    paths = [str(data / name) for name, _, _ in rows]
-    labels = ["defective" if float(p) > 0.5 else "functional" for _, p, _ in rows]
-    return paths, labels
+from featbank.cli.solar_cells import solar_cells, write_cells
 
 
 def main() -> None:
@@ -34,12 +25,24 @@ def main() -> None:
     parser.add_argument("--out", default=".")
     options = parser.parse_args()
 
-    source = options.source or featbank.open_source(*solar_cells(), name="cells")
+    source, weights = options.source, {}
+    if source is None:
+        root, cells = solar_cells()
+        table = Path(options.out) / "cells.csv"
+        write_cells(str(table), cells)
+        source = featbank.open_source(table, root=root)
+        weights = {"sample_weight": "weight", "metric_weight": "weight"}
     bank = featbank.extract(source, options.model, options.bank, weights=options.weights)
     print(f"{len(bank.paths)} images, features of shape {bank.features().shape}")
 
-    result = featbank.fit(bank, ["logreg", "ridge", "knn"], tune=False, out=options.out)
+    heads = ["logreg", "ridge", "linear-svm"]
+    result = featbank.fit(
+        bank, heads, tune=False, cv=0.25, repeats=5, group="none", out=options.out, **weights
+    )
     print(result.table())
+    if weights:
+        print("\nwhole modules held out:\n")
+        print(featbank.fit(bank, heads, tune=False, **weights).table())
 
     best = max(result.heads, key=lambda head: head.metrics["accuracy"].mean)
     told = featbank.predict(best.classifier, bank.paths[:3], bank=options.bank)

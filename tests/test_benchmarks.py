@@ -192,7 +192,7 @@ def test_cells_chooses_blocks_and_settings_by_inner_folds_alone(script):
         for name, X in (("bad", bad), ("good", good))
     }
     folds = [(np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(30))]
-    best, settings, inside = elpv.choose(sets, y, np.zeros(60, bool), folds)
+    best, settings, inside = elpv.choose(sets, y, np.ones(60), folds)
     assert best == "good"
     assert inside > 0.9
     assert {name: value in elpv.GRID[name] for name, value in settings.items()} == dict.fromkeys(
@@ -204,17 +204,29 @@ def test_a_row_of_cells_is_set_beside_what_was_published(script):
     elpv = script("elpv.py")
 
     def held(mean):
-        row = elpv.Row("everything", accuracy=[mean - 0.01, mean + 0.01], f1=[0.8], macro_f1=[0.9])
-        row.chosen = [{"blocks": "block 3"}] * 2
+        chosen = [{"blocks": "block 3"}] * 2
+        scores = elpv.Scores([mean - 0.01, mean + 0.01], [0.8], [0.9], chosen)
+        row = elpv.Row("everything", scores, elpv.Scores([0.7, 0.75], [0.6], [0.65], chosen))
         told = row.to_dict()
-        assert told["to_published"]["VGG-19 fine-tuned"]["mean"] == pytest.approx(mean - 0.8842)
+        assert told["to_published"]["VGG-19 fine-tuned"]["mean"] == pytest.approx(
+            mean - 1581 / 1788
+        )
         assert told["to_published"]["VGG-19 fine-tuned"]["se"] > 0.0125  # of theirs alone
-        assert f"{mean:.2%}" in elpv.table_of([told])
+        table = elpv.table_of([told])
+        assert f"{mean:.2%}" in table
+        assert "72.50%" in table
         return list(elpv.claims([told]).values())
 
-    assert held(0.89) == [True]
-    assert held(0.88) == [False]
-    assert list(elpv.claims([]).values()) == [None]
+    assert held(0.89) == [None, True]
+    assert held(0.88) == [None, False]
+    assert list(elpv.claims([]).values()) == [None, None]
+
+
+def test_scores_of_cells_are_weighted(script):
+    scores = script("elpv.py").Scores()
+    scores.add(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([1, 1 / 3, 2 / 3]), {})
+    assert scores.accuracy == [pytest.approx(2 / 3)]
+    assert scores.f1 == [pytest.approx(0.5)]
 
 
 def test_cells_are_held_out_by_label_and_type(script, tmp_path):
@@ -226,7 +238,13 @@ def test_cells_are_held_out_by_label_and_type(script, tmp_path):
         assert not set(train) & set(test)
         share = np.bincount(cells.strata[test]) / np.bincount(cells.strata)
         np.testing.assert_allclose(share, 0.25, atol=0.002)
+        assert cells.weight[test].sum() == pytest.approx(598, abs=5)
+    for train, test in cells.module_splits(2):
+        assert len(train) + len(test) == 2624
+        assert not set(cells.module[train]) & set(cells.module[test])
+        assert len(set(cells.module[test])) == 11
     first = (tmp_path / "cells.csv").read_text().splitlines()[1].split(",")
     assert first[0] == cells.paths[0]
     assert first[1] == ("defective" if cells.y[0] else "functional")
-    assert first[2] == ("test" if 0 in cells.splits(1)[0][1] else "train")
+    assert float(first[2]) == cells.weight[0]
+    assert first[3] == ("test" if 0 in cells.splits(1)[0][1] else "train")

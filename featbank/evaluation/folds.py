@@ -71,7 +71,9 @@ def hold_out(y: Int, units: Int, fraction: float, random: np.random.Generator) -
     total = np.bincount(y)
     left = np.clip(np.rint(fraction * total), 1, np.maximum(total - 1, 1))
     single = np.ones(len(y), dtype=bool)
-    for rows in _large_units(units, random):
+    # Not the largest first: then units that are a little smaller would never be held out.
+    large = _large_units(units, random)
+    for rows in (large[i] for i in random.permutation(len(large))):
         single[rows] = False
         counts = np.bincount(y[rows], minlength=len(total))
         if np.abs(left - counts).sum() < np.abs(left).sum() and np.all(counts < total):

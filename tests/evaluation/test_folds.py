@@ -81,3 +81,15 @@ def test_counts_the_units_in_which_a_class_occurs():
     np.testing.assert_array_equal(
         units_per_class(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])), [1, 2]
     )
+
+
+def test_groups_of_any_size_are_held_out():
+    sizes = [59] * 20 + [60] * 20
+    units = np.repeat(np.arange(40), sizes)
+    y = np.arange(len(units)) % 2
+    times = np.zeros(40)
+    for seed in range(40):
+        held = hold_out(y, units, 0.25, np.random.default_rng(seed))
+        times[np.unique(units[held])] += 1
+    assert times[:20].sum() > 0.35 * times.sum(), "not the larger ones alone"
+    assert abs(held.mean() - 0.25) < 0.02
