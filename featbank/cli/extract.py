@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,6 +103,7 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
                 "reused": result.reused,
                 "failed": result.failed,
                 "seconds": result.seconds,
+                "startup_seconds": result.startup,
                 "images_per_second": result.images_per_second,
                 "busy": result.busy,
                 "errors": [{"path": path, "reason": reason} for path, reason in result.errors],
@@ -207,11 +208,34 @@ def _plural(n: int, thing: str) -> str:
     return thing if n == 1 else " or ".join(f"{word}s" for word in thing.split(" or "))
 
 
+def _shares(busy: Mapping[str, float]) -> str:
+    """Return what the time after start-up went into; the shares of a group of processes sum up."""
+    kinds = list(busy)
+    groups = {"": kinds}
+    if "decoders waiting" in busy:
+        groups = {"": kinds[:2], "decoders: ": kinds[2:]}
+    return "; ".join(
+        title + ", ".join(_percents({kind: busy[kind] for kind in own}))
+        for title, own in groups.items()
+    )
+
+
+def _percents(shares: Mapping[str, float]) -> list[str]:
+    """Return shares that sum to 1 as whole percents that sum to 100, the last kind last."""
+    whole = {kind: int(100 * share) for kind, share in shares.items()}
+    by_rest = sorted(shares, key=lambda kind: whole[kind] - 100 * shares[kind])
+    for kind in by_rest[: 100 - sum(whole.values())]:
+        whole[kind] += 1
+    *work, last = shares
+    work.sort(key=lambda kind: -shares[kind])
+    return [f"{kind.rpartition(' ')[2]} {whole[kind]}%" for kind in (*work, last)]
+
+
 def _say(result: ExtractionResult) -> None:
-    rate = f", {result.images_per_second:.0f} images/s" if result.computed else ""
-    if rate and result.busy:
-        shares = sorted(result.busy.items(), key=lambda item: -item[1])
-        rate += "; " + ", ".join(f"{what} {share:.0%}" for what, share in shares)
+    rate = ""
+    if result.computed:
+        rate = f"; start-up {result.startup:.1f} s, then {result.images_per_second:.0f} images/s"
+        rate += ": " + _shares(result.busy) if result.busy else ""
     click.echo(
         f"{result.images} images: {result.computed} computed, {result.reused} reused, "
         f"{result.failed} failed ({result.seconds:.1f} s{rate})"

@@ -28,6 +28,7 @@ __all__ = [
     "Pages",
     "Reading",
     "Sealed",
+    "Started",
     "Stop",
     "Task",
     "TaskSpec",
@@ -116,7 +117,14 @@ class Done:
     spent: Mapping[str, float] = field(default_factory=dict)
 
 
-Event = Began | Failed | Pages | Decoded | Sealed | Done
+@dataclass(frozen=True)
+class Started:
+    """The process has loaded the network, in so many seconds."""
+
+    seconds: float
+
+
+Event = Began | Failed | Pages | Decoded | Sealed | Started | Done
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from featbank.extraction.messages import (
     Pages,
     Reading,
     Sealed,
+    Started,
     Stop,
     Task,
     TaskSpec,
@@ -55,7 +56,7 @@ from featbank.extraction.task import (
 from featbank.extraction.trial import Trial
 from featbank.interrupts import held_back
 
-__all__ = ["Settings", "run"]
+__all__ = ["Settings", "Times", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,25 @@ class Settings:
         return self.batch_size or 16
 
 
+@dataclass(frozen=True)
+class Times:
+    """What the time of a run went into.
+
+    Attributes
+    ----------
+    startup : float
+        Seconds until the first process had started and loaded the network.
+    busy : dict of str to float
+        Shares of the time after that. Where each process does everything: "network", "decoding",
+        "disk" and "other", which includes waiting, of all processes together; they sum to 1. Where
+        one process runs the network: "network" and "network waiting" of that process, and
+        "decoding", "disk" and "decoders waiting" of the others; each of both groups sums to 1.
+    """
+
+    startup: float
+    busy: dict[str, float]
+
+
 def run(
     paths: Sequence[bytes],
     loader: Loader,
@@ -120,7 +140,7 @@ def run(
     preprocess: Preprocess | None,
     settings: Settings,
     progress: Callable[[Claims], None] = lambda claims: None,
-) -> dict[str, float]:
+) -> Times:
     """Read images and compute what the store lacks; `claims` says what became of each.
 
     Parameters
@@ -140,9 +160,7 @@ def run(
 
     Returns
     -------
-    dict of str to float
-        How busy with what the processes were: "network", "decoding", "disk", each from 0 to 1 of
-        the time that those who do it had. What is nearest 1 limits the rate.
+    Times
 
     Raises
     ------
@@ -159,7 +177,7 @@ def run(
     began = time.monotonic()
     try:
         _work(job, len(paths), loader, store, settings)
-        return job.busy(time.monotonic() - began)
+        return job.times(time.monotonic() - began)
     except KeyboardInterrupt:
         with held_back():
             claims.reconcile([store.rows(column) for column in columns])
@@ -213,7 +231,11 @@ class _Run:
         self.suspects: set[int | bytes] = set()
         self.retry: deque[int] = deque()
         self.watch = Stopwatch()
-        self.decoders = self.networks = 1  # processes
+        self.decoders = 1  # processes
+        self.apart = False  # whether one process runs the network and the others decode
+        self.startup = 0.0
+        self.waiting_since: float | None = None  # for the first worker
+        self.loaded = False
         self._network: Network | None = None
         self.embedder = Embedder(self.network)
         tried = settings.device != "cpu" and settings.batch_size is None
@@ -223,21 +245,41 @@ class _Run:
 
     def network(self) -> Network:
         if self._network is None:
+            start = time.monotonic()
             self._network = self.fastest().load(self.settings.device)
+            self.startup += time.monotonic() - start
         return self._network
 
     def fastest(self, *, make: bool = True) -> Loader:
         """Return the loader, or that of a graph which brings the same features sooner."""
         return fastest(self.loader, self.spec.columns, device=self.settings.device, make=make)
 
-    def busy(self, seconds: float) -> dict[str, float]:
-        """Return which share of its time went into each kind of work."""
+    def times(self, seconds: float) -> Times:
+        """Return what the time of the run went into, of `seconds` that it took."""
+        startup = min(self.startup, seconds)
         spent = self.watch.spent
-        return {
-            what: spent[what] / (seconds * (self.networks if what == NETWORK else self.decoders))
-            for what in (NETWORK, DECODING, DISK)
-            if what in spent
-        }
+        if not spent:
+            return Times(startup, {})
+        busy: dict[str, float] = {}
+        groups: list[tuple[tuple[str, ...], int, str]]
+        groups = [((NETWORK, DECODING, DISK), self.decoders, "other")]
+        if self.apart:
+            groups = [
+                ((NETWORK,), 1, f"{NETWORK} waiting"),
+                ((DECODING, DISK), self.decoders, "decoders waiting"),
+            ]
+        for kinds, processes, rest in groups:
+            own = {what: spent.get(what, 0.0) for what in kinds}
+            whole = max((seconds - startup) * processes, sum(own.values()), 1e-9)
+            busy |= {what: value / whole for what, value in own.items()}
+            busy[rest] = max(0.0, 1 - sum(own.values()) / whole)
+        return Times(startup, busy)
+
+    def heard(self) -> None:
+        """Note that a worker has said something: the first to do so has started."""
+        if self.waiting_since is not None:
+            self.startup += time.monotonic() - self.waiting_since
+            self.waiting_since = None
 
     def many(self, n: int) -> bool:
         """Whether `n` images are worth a network in every worker."""
@@ -267,6 +309,11 @@ class _Run:
             return
         if isinstance(event, Pages):
             self.claims.pages[self.claims.digest[event.item].tobytes()] = event.number
+            return
+        if isinstance(event, Started):
+            if not self.loaded:  # the others load at the same time
+                self.startup += event.seconds
+            self.loaded = True
             return
         if isinstance(event, Failed):
             for item in self.claims.failed(event):
@@ -341,7 +388,9 @@ class _Run:
 
     def in_workers(self) -> None:
         assert isinstance(self.store, BankStore)
+        start = time.monotonic()
         loader = self.fastest()
+        self.startup += time.monotonic() - start
         if isinstance(loader, GraphLoader) and self.settings.batch_size is None:
             self.spec = dataclasses.replace(self.spec, batch_size=GRAPH_BATCH)
         spec = dataclasses.replace(
@@ -352,7 +401,8 @@ class _Run:
             shard_rows=self.settings.shard_rows,
             shard_seconds=self.settings.shard_seconds,
         )
-        self.decoders = self.networks = self.size()
+        self.decoders = self.size()
+        self.waiting_since = time.monotonic()
         pool = Pool(spec, self.size(), self.settings.watch)
         try:
             while self.more or pool.workers:
@@ -365,6 +415,7 @@ class _Run:
                         else:
                             pool.stop(worker)
                 for worker, event in pool.events():
+                    self.heard()
                     self._from_worker(pool, worker, event)
         except (KeyboardInterrupt, ImageError):
             self._wind_down(pool)
@@ -404,6 +455,8 @@ class _Run:
 
     def decoded_in_workers(self) -> None:
         self.decoders = self.size()
+        self.apart = True
+        self.waiting_since = time.monotonic()
         pool = Pool(self.worker_spec(), self.size(), self.settings.watch)
         sealer = self.sealer()
         running: deque[tuple[tuple[int, ...], tuple[int, ...], Future[BatchOutcome]]] = deque()
@@ -451,6 +504,7 @@ class _Run:
                             if self.more and not worker.busy:
                                 pool.give(worker, self.next_task())
                     for worker, event in pool.events(0.01 if running else 0.1):
+                        self.heard()
                         if isinstance(event, list):
                             reply = self.answer(pool, worker, event)
                             wanted.update(

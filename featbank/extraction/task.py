@@ -147,13 +147,14 @@ class TaskRunner:
     def _pass_on(self, columns: tuple[int, ...], batch: list[tuple[Reading, Any]]) -> None:
         items = tuple(reading.item for reading, _ in batch)
         arrays = [array for _, array in batch]
-        if self._embedder is None or self._sealer is None:
+        if self._network is None or self._embedder is None or self._sealer is None:
             stacked = np.stack(arrays) if self._spec.preprocess is not None else arrays
             self._report(Decoded(items, stacked))
             return
         self._report(Began(None))
         keys = [reading.digest for reading, _ in batch]
         chosen = [self._spec.columns[i] for i in columns]
+        self._network()  # loading it is no part of the work
         with self._watch.on(NETWORK):
             outcome = self._embedder.embed(arrays, chosen)
         for position in outcome.bad:

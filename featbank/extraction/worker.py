@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 
 from featbank.errors import ExtractionError
@@ -23,6 +24,7 @@ from featbank.extraction.messages import (
     Event,
     Network,
     Reading,
+    Started,
     Stop,
     Task,
     WorkerSpec,
@@ -44,7 +46,9 @@ def serve(connection: Connection, mark: Mark) -> None:
         nonlocal network
         if network is None:
             assert spec.loader is not None
+            start = time.monotonic()
             network = spec.loader.load("cpu")
+            connection.send(Started(time.monotonic() - start))
         return network
 
     if spec.loader is not None:

@@ -98,11 +98,15 @@ class ExtractionResult:
     remaining : int
         Images that an interrupted run did not come to; they count in none of the above.
     seconds : float
+        From the scan of the sources to the last seal.
     errors : tuple of (str, str)
         Path and reason of each image that can't be read.
     busy : dict of str to float
-        Which share of their time the processes spent on "network", "decoding" and "disk"; what is
-        nearest 1 limits the rate. Empty where nothing was read.
+        What the time after start-up went into, as shares; see `featbank.extraction.run.Times`.
+        Empty where nothing was read.
+    startup : float
+        Seconds of `seconds` before images were embedded: scanning the sources, starting processes
+        and loading the network.
     contents : Contents
         The classes and splits of the sources, and what was passed over in them.
     """
@@ -118,11 +122,13 @@ class ExtractionResult:
     errors: tuple[tuple[str, str], ...]
     contents: Contents
     busy: dict[str, float] = field(default_factory=dict)
+    startup: float = 0.0
 
     @property
     def images_per_second(self) -> float:
-        """Images computed a second, from the scan of the sources to the last seal."""
-        return self.computed / self.seconds if self.seconds else 0.0
+        """Images computed a second after start-up."""
+        seconds = self.seconds - self.startup
+        return self.computed / seconds if seconds > 0 else 0.0
 
 
 def parse_columns(
@@ -516,13 +522,15 @@ def _carry_out(
             log.warning("the index could not be saved: files will be read again")
 
     busy: dict[str, float] = {}
+    startup = 0.0
     try:
         save()  # names and labels hold whatever happens to the features
         if paths:
             with writing():
                 target.register(recipe, provenance(model, settings))
+            startup = time.monotonic() - began
             try:
-                busy = run(
+                times = run(
                     paths,
                     model.loader,
                     BankStore(target, recipe),
@@ -535,6 +543,7 @@ def _carry_out(
             except Exception:
                 save_if_possible()
                 raise
+            busy, startup = times.busy, startup + times.startup
             save()
         else:
             with writing():  # what is reused must be as lasting as what is computed
@@ -545,7 +554,7 @@ def _carry_out(
             interrupt.args = (_result(target, recipe, surveyed, claims, time.monotonic() - began),)
         raise
     result = _result(target, recipe, surveyed, claims, time.monotonic() - began)
-    return dataclasses.replace(result, busy=busy)
+    return dataclasses.replace(result, busy=busy, startup=startup)
 
 
 def _renamed(surveyed: Sequence[Surveyed], described: Mapping[str, Any]) -> list[Surveyed]:

@@ -46,10 +46,41 @@ def test_the_summary_says_what_was_done(tour: Tour) -> None:
 
 def test_the_summary_says_what_limits_the_rate(data: Path, tmp_path: Path) -> None:
     said = run("extract", data, *HERE, "--bank", tmp_path / "bank").out
-    assert re.search(r"6 computed.* images/s; (network|decoding|disk) \d+%, ", said)
+    (line,) = re.findall(r"6 computed.*; start-up [0-9.]+ s, then \d+ images/s: (.*)\)", said)
+    shares = re.findall(r"(\w+) (\d+)%", line)
+    assert {kind for kind, _ in shares[:3]} == {"network", "decoding", "disk"}
+    assert shares[3][0] == "other"
+    assert sum(int(share) for _, share in shares) == 100
     told = run("extract", data, *HERE, "--bank", tmp_path / "other", "--json").json
-    assert set(told["busy"]) == {"network", "decoding", "disk"}
+    assert list(told["busy"]) == ["network", "decoding", "disk", "other"]
     assert all(0 <= share <= 1 for share in told["busy"].values())
+    assert sum(told["busy"].values()) == pytest.approx(1)
+    assert 0 < told["startup_seconds"] < told["seconds"]
+    rate = told["computed"] / (told["seconds"] - told["startup_seconds"])
+    assert told["images_per_second"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("busy", "said"),
+    [
+        (
+            {"network": 0.334, "decoding": 0.333, "disk": 0.003, "other": 0.33},
+            "network 34%, decoding 33%, disk 0%, other 33%",
+        ),
+        (
+            {
+                "network": 0.995,
+                "network waiting": 0.005,
+                "decoding": 0.2,
+                "disk": 0.3,
+                "decoders waiting": 0.5,
+            },
+            "network 100%, waiting 0%; decoders: disk 30%, decoding 20%, waiting 50%",
+        ),
+    ],
+)
+def test_the_shares_of_time_sum_to_100_percent(busy: dict[str, float], said: str) -> None:
+    assert import_module("featbank.cli.extract")._shares(busy) == said
 
 
 def test_whoever_computes_much_without_openvino_hears_of_it(

@@ -68,6 +68,8 @@ class FakeLoader:
             raise LookupError("the weights have gone")
         if self.fault == "odd error":
             raise OddError("words", 1)
+        if self.fault == "slow to load":
+            time.sleep(0.5)
         if self.log:
             with open(self.log, "a") as file:
                 file.write("loaded\n")

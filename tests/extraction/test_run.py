@@ -51,6 +51,18 @@ def test_features_equal_a_direct_computation(tmp_path, folder, mode):
     assert verify(bank).ok
 
 
+def test_what_loading_takes_is_startup_and_shares_of_the_rest_sum_to_1(tmp_path, folder, mode):
+    result = extract(tmp_path / "bank", folder, model=model("slow to load"), **mode)
+    assert 0.5 <= result.startup < result.seconds
+    rate = result.computed / (result.seconds - result.startup)
+    assert result.images_per_second == pytest.approx(rate)
+    alone = [result.busy.pop(name) for name in list(result.busy) if name.startswith("network ")]
+    network = result.busy.pop("network") if alone else 0.0
+    assert network + sum(alone) == pytest.approx(1 if alone else 0)
+    assert sum(result.busy.values()) == pytest.approx(1)
+    assert "disk" in result.busy
+
+
 def test_a_network_of_torch_gives_the_same_in_any_mode_batch_and_order(tmp_path, folder, mode):
     backbone = from_module(TinyNet(), transform=PREPROCESS, version="1")
     mode["batch_size"] = 5
