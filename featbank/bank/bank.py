@@ -43,6 +43,7 @@ from featbank.bank.shard import Shard, check_digest, columns_in, read_shard, sea
 from featbank.bank.verified import Verified
 from featbank.data.index import Index, IndexedSource, StoredSplit
 from featbank.data.indexfile import fill_index, read_index
+from featbank.data.splits import SplitSpec
 from featbank.errors import (
     BankDamaged,
     BankError,
@@ -325,6 +326,40 @@ class Bank:
             Text, or None for an image without a label: ``X[bank.labels == "cat"]``.
         """
         found = [s.listing.label[int(r)] for s, r in readable(self.index)]
+        return np.array(found, dtype=object)
+
+    def splits(self, spec: str, *, label: str = "label", random_state: int = 0) -> Array:
+        """Return a split that was made on request, in the order of `features`.
+
+        Parameters
+        ----------
+        spec : str
+            As `featbank.fit` was given it: ``random:70/15/15``.
+        label : str
+            What it was stratified by, as `featbank info` lists it.
+        random_state : int
+            The seed that it was made with.
+
+        Returns
+        -------
+        ndarray of shape (N,), object
+            Text, or None for an image that was not assigned: ``X[splits == "test"]``.
+
+        Raises
+        ------
+        DataError
+            No such split was made.
+        """
+        index = self.index
+        stored = index.splits.get((SplitSpec.parse(spec).text, random_state, label))
+        if stored is None:
+            made = "; ".join(f"{s} by {by}, seed {seed}" for s, seed, by in index.splits)
+            raise DataError(
+                f"the bank has no split {spec} by {label} with seed {random_state}; "
+                + (f"it has {made}." if made else "`featbank fit --split` makes one.")
+            )
+        splits = stored.splits()
+        found = [splits.get(s.digest[r].tobytes()) for s, r in readable(index) if s.known[r]]
         return np.array(found, dtype=object)
 
     def select(

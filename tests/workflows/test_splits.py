@@ -19,6 +19,7 @@ from featbank.bank.merge import merge
 from featbank.bank.prune import prune
 from featbank.bank.repair import repair
 from featbank.data.index import StoredSplit
+from featbank.errors import DataError
 from featbank.workflows.info import info
 from featbank.workflows.rows import ChosenRows, select_rows
 from tests.bank.builders import COLUMN, RECIPE, features, keys, source
@@ -220,6 +221,17 @@ def test_a_repair_that_loses_the_index_says_that_splits_are_dealt_again(bank: Ba
     data[-1] ^= 1
     path.write_bytes(data)
     assert any("--split" in note for note in repair(bank.path).notes)
+
+
+def test_a_split_is_had_in_the_order_of_the_features(bank: Bank) -> None:
+    with pytest.raises(DataError, match="`featbank fit --split` makes one"):
+        bank.splits(SPEC)
+    wanted = rows(bank, exclude=["c"]).splits
+    found = bank.splits("random:0.7/0.15/0.15")
+    assert found.tolist() == wanted
+    assert len(bank.features()[found == "test"]) == wanted.count("test") > 0
+    with pytest.raises(DataError, match="random:70/15/15 by label, seed 0"):
+        bank.splits(SPEC, random_state=1)
 
 
 def test_info_lists_them(bank: Bank) -> None:
