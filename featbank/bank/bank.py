@@ -7,7 +7,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -384,8 +384,8 @@ class Bank:
         combine : {"features", "decisions", "train"}
             "features" averages `views`; otherwise they stand side by side, view by view.
         label : str, optional
-            The column of the source's table that is the label; the default is what the source
-            calls so.
+            The column of the sources' tables that is the label; images of a source without it have
+            none. The default is what each source calls so.
         further : sequence of str
             Other columns of the table that are wanted.
 
@@ -544,24 +544,28 @@ class Bank:
         """
         self.revise(lambda index, described: (sources, documents))
 
-    def revise(self, change: Change) -> None:
+    def revise(self, change: Change, *, remove: Collection[str] = ()) -> None:
         """As `update`, with sources and descriptions that `change` makes of those there are.
 
         Parameters
         ----------
         change : callable
             Takes `index` and `sources` as they are, and stay until it is done.
+        remove : collection of str
+            Names of sources that go, unless `change` gives one of the same name.
         """
         with durable.lock(os.path.join(self.path, ".lock")):
             changed, documents = change(self.index, self.sources)
             sources, described = list(changed), {d["name"]: dict(d) for d in documents}
-            if not sources and not described:
+            if not sources and not described and not remove:
                 return
-            if described:
-                merged = {**self._read_sources(), **described}
+            if described or remove:
+                merged = {n: d for n, d in self._read_sources().items() if n not in remove}
+                merged |= described
                 listed = {"format": BANK_VERSION, "sources": [merged[n] for n in sorted(merged)]}
+                listed |= self._removed({*remove} - merged.keys(), merged)
                 write_document(os.path.join(self.path, "sources.json"), listed)
-            index = self._read_index()
+            index = self._read_index().without(remove)
             for source in sources:
                 index = index.with_source(source)
             self._write_index(index)
@@ -578,6 +582,10 @@ class Bank:
     def _write_index(self, index: Index) -> None:
         data = hdf5.seal(hdf5.build(lambda file: fill_index(file, index), user_block=True))
         durable.write_file(os.path.join(self.path, "index.h5"), memoryview(data))
+
+    def _removed(self, names: set[str], kept: Container[str]) -> dict[str, Any]:
+        """Return what ``sources.json`` says of sources that were removed: nothing."""
+        return {}
 
     def _check_packed(self) -> None:
         self._verified.ensure(self.path, hdf5.check_seal)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from featbank import durable, hdf5
 from featbank.bank import packed
 from featbank.bank.bank import Bank
+from featbank.bank.documents import read_document
 from featbank.bank.recipes import KnownRecipe
 from featbank.bank.shard import Shard
 from featbank.data.index import Index
@@ -62,7 +63,7 @@ class LayeredBank(Bank):
     @property
     def index(self) -> Index:
         """The packed file's index with the folder's sources in place of those of their names."""
-        index = self._below.index if self._below else Index()
+        index = self._below.index.without(self._hidden()) if self._below else Index()
         own = self._read_index()
         for source in own.sources.values():
             index = index.with_source(source)
@@ -73,7 +74,19 @@ class LayeredBank(Bank):
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """What was indexed, by name; the folder's word counts."""
-        return {**(self._below.sources if self._below else {}), **self._read_sources()}
+        below, hidden = (self._below.sources if self._below else {}), self._hidden()
+        kept = {name: document for name, document in below.items() if name not in hidden}
+        return {**kept, **self._read_sources()}
+
+    def _hidden(self) -> list[str]:
+        """Return the names of the packed file's sources that are removed."""
+        path = os.path.join(self.path, "sources.json")
+        found = read_document(path).get("removed", []) if os.path.lexists(path) else []
+        return [name for name in found if isinstance(name, str)]
+
+    def _removed(self, names: set[str], kept: Container[str]) -> dict[str, Any]:
+        """Return the names that the packed file's sources are hidden by."""
+        return {"removed": sorted(name for name in {*self._hidden(), *names} if name not in kept)}
 
     def shards(self, fingerprint: str) -> list[Shard]:
         """Return the shards of both."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,14 @@ from featbank.bank.selection import choose_recipe
 from featbank.bank.shard import Shard, columns_in
 from featbank.data.digests import learned
 from featbank.data.index import Index, IndexedSource
-from featbank.errors import BankError, FeaturesMissing
+from featbank.errors import BankError, DataError, FeaturesMissing, nearest
 
 __all__ = ["Pruned", "prune"]
 
 Keys = npt.NDArray[np.bytes_]
 Bool = npt.NDArray[np.bool_]
+
+_NO_KEYS = as_scalars(np.empty((0, 32), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Pruned:
 
     Attributes
     ----------
+    sources : tuple of str
+        Sources that go.
+    images : int
+        How many these index.
     recipes : tuple of str
         Recipes of which nothing is left.
     rows : int
@@ -58,6 +64,8 @@ class Pruned:
     rows: int
     shards: int
     bytes: int
+    sources: tuple[str, ...] = ()
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ def prune(
     bank: Bank | str | os.PathLike[str],
     recipes: str | Iterable[str] = (),
     *,
+    sources: str | Iterable[str] = (),
     dry_run: bool = False,
 ) -> Pruned:
     """Remove what nothing needs from a bank.
@@ -97,6 +106,9 @@ def prune(
     bank : Bank or path
     recipes : str or iterable of str
         Names of recipes, as `Bank.features` takes them: remove these, whole, and nothing else.
+    sources : str or iterable of str
+        Names of sources: remove these from the index, with the features that no other source
+        needs, and nothing else.
     dry_run : bool
         Only say what would go.
 
@@ -108,6 +120,8 @@ def prune(
     ------
     BankError
         The bank is packed, in use, or has no index to say what is needed.
+    DataError
+        There is no such source, or recipes and sources were named.
     BankDamaged
         A file is damaged; nothing is removed.
     FeaturesMissing, AmbiguousFeatures
@@ -121,20 +135,57 @@ def prune(
             f"{bank.path} is one packed file; prune the folder that it was made of and pack that."
         )
     words = [recipes] if isinstance(recipes, str) else list(recipes)
+    names = [sources] if isinstance(sources, str) else list(dict.fromkeys(sources))
+    if words and names:
+        raise DataError("recipes and sources were named; prune one after the other.")
     if dry_run:
-        return _summary(_plan(bank, words))
+        return _planned(bank, words, names)[1]
     with bank.alone():
-        plan = _plan(bank, words)
-        pruned = _summary(plan)
+        plan, pruned = _planned(bank, words, names)
+        if names:  # first: features that nothing names can be pruned later
+            bank.revise(lambda index, described: ((), ()), remove=names)
         _forget(bank, {known.fingerprint for known, _, whole in plan if whole})
         _carry_out(bank, plan)
-        if not words:
+        if not words and not names:
             _sweep(bank)
     return pruned
 
 
 _Plan = list[tuple[KnownRecipe, list[_Change], bool]]
 """A recipe, what changes in it, and whether it goes as a whole."""
+
+
+def _planned(bank: Bank, words: Sequence[str], names: Sequence[str]) -> tuple[_Plan, Pruned]:
+    """Say what is to go, and sum it up."""
+    if not names:
+        plan = _plan(bank, words)
+        return plan, _summary(plan)
+    index = bank.index
+    known = {*index.sources, *bank.sources}  # a pruning that was cut short leaves one of the two
+    for name in names:
+        if name not in known:
+            raise DataError(f"the bank has no source {name!r}; " + (
+                nearest(name, known) if known else "it has none yet."
+            ))  # fmt: skip
+    gone = [index.sources[name] for name in names if name in index.sources]
+    plan = _plan_without(bank, gone, names)
+    images = sum(map(len, gone))
+    return plan, dataclasses.replace(_summary(plan), sources=tuple(names), images=images)
+
+
+def _plan_without(bank: Bank, gone: Sequence[IndexedSource], names: Sequence[str]) -> _Plan:
+    """Say which rows of each recipe only these sources need."""
+    keys = [as_scalars(part.digest[part.known]) for part in gone]
+    freed = np.unique(np.concatenate([_NO_KEYS, *keys]))
+    if len(freed):
+        freed = np.setdiff1d(freed, _needed(bank, without=names))
+    plan: _Plan = []
+    for k in bank.recipes:
+        shards = bank.shards(k.fingerprint)
+        changes = [_Change(s, ~np.isin(as_scalars(s.keys), freed)) for s in shards]
+        whole = bool(changes) and not any(change.stays.any() for change in changes)
+        plan.append((k, [change for change in changes if not change.stays.all()], whole))
+    return plan
 
 
 def _plan(bank: Bank, words: Sequence[str]) -> _Plan:
@@ -158,21 +209,21 @@ def _plan(bank: Bank, words: Sequence[str]) -> _Plan:
     return plan
 
 
-def _needed(bank: Bank) -> Keys:
-    """Return the keys of all images that the index names, sorted."""
-    index = bank.index
-    if not index.sources:
+def _needed(bank: Bank, *, without: Collection[str] = ()) -> Keys:
+    """Return the keys of all images that the index names, sorted, but for those of some sources."""
+    index = bank.index.without(without)
+    if not index.sources and not without:
         raise BankError(
             f"{bank.path} has no index that could say which rows are needed: name the recipes to "
             "remove, or run `featbank extract` on the images whose features are to stay."
         )
-    lacking = [name for name in bank.sources if name not in index.sources]
+    lacking = [n for n in bank.sources if n not in index.sources and n not in without]
     if lacking:
         raise BankError(
             f"the source {lacking[0]!r} of {bank.path} is in no index, so that its rows would go; "
             "run `featbank repair`, or `featbank extract` on it."
         )
-    keys = []
+    keys = [_NO_KEYS]
     for name, part in index.sources.items():
         part = learned(part)  # a run that was killed may have sealed rows of files still unknown
         unknown = ~part.known & ~part.failed

@@ -109,7 +109,11 @@ class Located:
         """What is known of the images, with an `X` of no columns."""
 
         def words(title: str) -> list[str | None]:
-            texts = (_values(part, title).take(rows) for part, rows in self.parts)
+            _check_column([part for part, _ in self.parts], title)
+            texts = (
+                (_values(part, title) or Text.empty(len(part))).take(rows)
+                for part, rows in self.parts
+            )
             return [word for text in texts for word in text.tolist()]
 
         return Selection(
@@ -280,9 +284,9 @@ def locate(
     """Find the features of the sources' readable images; see `featbank.Bank.select`."""
     digests, parts = [], []
     missing = 0
+    for title in (*([] if label is None else [label]), *further):
+        _check_column(sources, title)  # before anything is read
     for part in sources:
-        for title in (*([] if label is None else [label]), *further):
-            _values(part, title)
         keep = ~part.failed
         if split is not None:
             text = part.listing.split
@@ -344,21 +348,28 @@ def _nothing(sources: Iterable[IndexedSource], split: str | None) -> str:
     )
 
 
-def _values(part: IndexedSource, title: str) -> Text:
+def _check_column(sources: Sequence[IndexedSource], title: str) -> None:
+    """Raise `DataError` if no source has a column."""
+    if not sources or any(_values(part, title) is not None for part in sources):
+        return
+    names = ", ".join(repr(part.name) for part in sources)
+    known = {column: None for part in sources for column in ("label", *part.listing.extra)}
+    one = len(sources) == 1
+    raise DataError(
+        f"the source{'' if one else 's'} {names} {'has' if one else 'have'} no column {title!r}; "
+        + (
+            nearest(title, known)
+            if len(known) > 1
+            else f"{'it has' if one else 'they have'} no columns beside the label."
+        )
+    )
+
+
+def _values(part: IndexedSource, title: str) -> Text | None:
+    """Return a column of a source's table; None where it has no such column."""
     listing = part.listing
     given = {"label": listing.label, "split": listing.split, "group": listing.group}
-    if title in given:
-        return given[title]
-    if title not in listing.extra:
-        raise DataError(
-            f"the source {part.name!r} has no column {title!r}; "
-            + (
-                nearest(title, ["label", *listing.extra])
-                if listing.extra
-                else "it has no columns beside the label."
-            )
-        )
-    return listing.extra[title]
+    return given[title] if title in given else listing.extra.get(title)
 
 
 def readable(index: Index) -> Iterator[tuple[IndexedSource, int]]:

@@ -29,7 +29,7 @@ from featbank.cli.sections import Sectioned
     sections={
         "Head": "head tune params",
         "Features and labels": "bank recipe layers sources label positive classes exclude",
-        "Scores": "split group metric_weight cv repeats seed",
+        "Scores": "split keep_copies group metric_weight cv repeats seed",
         "Running": "jobs",
         "Output": "as_json",
     },

@@ -22,7 +22,9 @@ from featbank.cli.options import (
 @json_option
 def info(*, bank: str, errors: bool, as_json: bool) -> None:
     """Say what a bank holds."""
+    from featbank.bank.bank import Bank
     from featbank.workflows.info import info as look
+    from featbank.workflows.moves import note_on_missing, replacing_line
 
     found = look(bank)
     if as_json:
@@ -41,8 +43,9 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
             f"{shown(found.unfinished)}",
             err=True,
         )
+    copies = f" ({found.copies} copies)" if found.copies else ""
     click.echo(
-        f"{found.images} images, {found.labelled} labelled, {len(found.classes)} classes, "
+        f"{found.images} images{copies}, {found.labelled} labelled, {len(found.classes)} classes, "
         f"{len(found.errors)} not readable"
     )
     for source in found.sources:
@@ -64,6 +67,10 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
         if counts:
             rows = [(title, "images"), *((shown(name), str(n)) for name, n in counts.items())]
             click.echo(columns_of(rows, right=(1,)))
+    again = replacing_line(Bank(found.path), found.missing_sources)
+    note = note_on_missing(found.missing_sources, found.path, again=again)
+    if note is not None:
+        click.echo(f"note: {note}", err=True)
 
 
 def _size_of(column: dict[str, Any]) -> str:
@@ -194,21 +201,36 @@ def repair(*, bank: str, as_json: bool) -> None:
 @click.option(
     "--recipe", "recipes", multiple=True, metavar="NAME", help="Remove this recipe, and only that."
 )
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME", help="Remove this source, and only that."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
-def prune(*, bank: str, recipes: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def prune(
+    *,
+    bank: str,
+    recipes: tuple[str, ...],
+    sources: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Remove features that nothing needs.
 
     Those of images that no source of the bank has any more (what predict and estimators added for
     other images goes too, and is computed again when it is wanted), rows that are there twice,
-    and recipes without rows. With --recipe these recipes instead, whole.
+    and recipes without rows. With --recipe these recipes instead, whole. With --source these
+    sources instead, with the features that no other source needs.
     """
     from featbank.bank.prune import prune as remove
 
-    done = remove(bank, recipes, dry_run=dry_run)
+    if recipes and sources:
+        raise click.UsageError("--recipe and --source were given; prune one after the other.")
+    done = remove(bank, recipes, sources=sources, dry_run=dry_run)
     if as_json:
         print_json(
             {
+                "sources": list(done.sources),
+                "images": done.images,
                 "recipes": list(done.recipes),
                 "rows": done.rows,
                 "shards": done.shards,
@@ -218,6 +240,10 @@ def prune(*, bank: str, recipes: tuple[str, ...], dry_run: bool, as_json: bool) 
         )
         return
     word = "would go" if dry_run else "removed"
+    if done.sources:
+        names = ", ".join(map(shown, done.sources))
+        which = "source" if len(done.sources) == 1 else "sources"
+        click.echo(f"{which} {names} {word}: {done.images} images in the index")
     click.echo(f"{done.rows} rows {word}, {done.bytes / 1e6:.1f} MB")
     for name in done.recipes:
         click.echo(f"  recipe {shown(name)}: nothing left of it")

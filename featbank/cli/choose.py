@@ -49,8 +49,8 @@ def _words(options: dict[str, Any]) -> dict[str, Any]:
         "Heads": "heads tune params scoring class_weight",
         "Features and labels": "bank recipe layers views combine sources label positive classes "
         "exclude",
-        "Draws and scores": "sizes draws uneven split group metric_weight cv near_duplicates "
-        "metric worth seed",
+        "Draws and scores": "sizes draws uneven split keep_copies group metric_weight cv "
+        "near_duplicates metric worth seed",
         "Running": "jobs",
         "Output": "table as_json",
     },
@@ -166,7 +166,7 @@ def curve(
     sections={
         "Head": "head params",
         "Features and labels": "bank recipe layers views sources label positive classes exclude",
-        "Ranking": "joins cost split group metric_weight cv repeats seed",
+        "Ranking": "joins cost split keep_copies group metric_weight cv repeats seed",
         "Running": "jobs",
         "Output": "as_json",
     },

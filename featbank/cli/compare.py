@@ -37,7 +37,7 @@ __all__ = ["compare"]
         "Heads": "tune class_weight scoring",
         "Training": "max_seconds device workers",
         "Images and labels": "bank sources label positive classes exclude",
-        "Scores": "split group metric_weight cv repeats seed",
+        "Scores": "split keep_copies group metric_weight cv repeats seed",
         "Running": "cache fresh",
         "Output": "table markdown as_json",
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from featbank.cli.options import (
     shown,
     source_options,
     source_words,
+    typed_again,
     views_option,
 )
 from featbank.data.formats import HEIF_EXTENSIONS, NEEDS_HEIF
@@ -27,6 +28,7 @@ from featbank.data.formats import HEIF_EXTENSIONS, NEEDS_HEIF
 if TYPE_CHECKING:
     from featbank.workflows.contents import Contents, NotRead
     from featbank.workflows.extract import ExtractionResult
+    from featbank.workflows.moves import MissingSource
 
 FEW = 5
 CLASSES = 8
@@ -57,6 +59,11 @@ MANY = 1000
 )
 @click.option("--retry-failed", is_flag=True, help="Try images again that could not be read.")
 @click.option("--paranoid", is_flag=True, help="Read every file, whatever its times say.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Put SOURCES in the place of sources that moved here.",
+)
 @source_options
 @json_option
 def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
@@ -76,7 +83,7 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     columns = workflow.parse_columns(
         options.pop("layers"), options.pop("dtype"), views=options.pop("views")
     )
-    choices = {choice: options.pop(choice) for choice in ("retry_failed", "paranoid")}
+    choices = {choice: options.pop(choice) for choice in ("retry_failed", "paranoid", "replace")}
     settings = workflow.run_settings(**options)
     model = workflow.open_model(name, **words)  # last: this may take seconds
     with progress_bar("embedding", "img") as progress:
@@ -108,10 +115,13 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
                 "busy": result.busy,
                 "errors": [{"path": path, "reason": reason} for path, reason in result.errors],
                 **result.contents.to_dict(),
+                "missing_sources": [one.to_dict() for one in result.missing],
+                "replaced": [one.to_dict() for one in result.replaced],
             }
         )
     else:
         _say(result)
+    _say_missing(result.missing, bank)
     if _lacks_openvino(result, settings.device):
         click.echo(
             "note: OpenVINO would run this network two to three times as fast: "
@@ -231,6 +241,17 @@ def _percents(shares: Mapping[str, float]) -> list[str]:
     return [f"{kind.rpartition(' ')[2]} {whole[kind]}%" for kind in (*work, last)]
 
 
+def _say_missing(missing: Sequence[MissingSource], bank: str) -> None:
+    """Say which sources of the bank are gone, and what to do."""
+    from featbank.workflows.moves import note_on_missing
+
+    if not missing:
+        return
+    note = note_on_missing(missing, bank, again=typed_again("extract", "--replace"))
+    if note is not None:
+        click.echo(f"note: {shown(note)}", err=True)
+
+
 def _say(result: ExtractionResult) -> None:
     rate = ""
     if result.computed:
@@ -242,6 +263,9 @@ def _say(result: ExtractionResult) -> None:
     )
     click.echo(f"bank {shown(result.bank.path)}, recipe {result.recipe.slug}")
     click.echo(columns_of(list(_understood(result.contents))))
+    for one in result.replaced:
+        place = shown(one.moved_to or "")
+        click.echo(f"the source {shown(one.name)} moved from {shown(one.place)} to {place}")
     for path, reason in result.errors[:FEW]:
         click.echo(f"  can't read {shown(path)}: {reason}", err=True)
     if len(result.errors) > FEW:
@@ -269,6 +293,7 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     )
     model = workflow.open_model(options.pop("model"), **model_words(options))
     found = look(options["bank"], opened, model, columns)
+    _say_missing(found.missing_sources, options["bank"])
     if as_json:
         print_json(found.to_dict())
         return
@@ -277,6 +302,7 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
         ("new", found.new),
         ("changed", found.changed),
         ("renamed", found.renamed),
+        ("copies of images that the bank knows", found.copied),
         ("removed", found.removed),
         ("failed before", [f"{path}: {reason}" for path, reason in found.failed]),
     ):

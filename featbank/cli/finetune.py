@@ -157,7 +157,7 @@ images_options = together(
         "mixed_precision range_test low high steps",
         "On what": "augment class_weight label_smoothing",
         "Until when": "valid monitor patience max_seconds",
-        "Scores": "split group metric_weight cv repeats seed name",
+        "Scores": "split keep_copies group metric_weight cv repeats seed name",
         "Running": "device workers checkpoints resume",
         "Output": "out no_save predictions history plot details as_json",
     },
@@ -252,7 +252,10 @@ def finetune(
         **{name: value for name, value in laid_out.items() if value},
         **({"columns": columns} if columns else {}),
         **{name: options.pop(name) for name in ("resize", "crop", "squash", "input_size")},
-        **{name: options.pop(name) for name in ("label", "positive", "split", "group", "weights")},
+        **{
+            name: options.pop(name)
+            for name in ("label", "positive", "split", "group", "keep_copies", "weights")
+        },
         **{name: options.pop(name) for name in ("device", "workers")},
         **settings,
     }

@@ -36,7 +36,7 @@ from featbank.cli.sections import Sectioned
         "no_calibrate threshold protocol list_protocols",
         "Features and labels": "bank recipe layers choose_layer views combine sources label "
         "positive multilabel classes exclude",
-        "Scores": "split group metric_weight cv repeats near_duplicates show_leak seed",
+        "Scores": "split keep_copies group metric_weight cv repeats near_duplicates show_leak seed",
         "Running": "jobs device memory",
         "Output": "out no_save predictions details as_json",
     },
@@ -110,7 +110,7 @@ from featbank.cli.sections import Sectioned
 @click.option(
     "--show-leak",
     is_flag=True,
-    help="Also score folds that tear duplicates and groups apart, to see what these claim.",
+    help="Also score folds that split groups and, with --keep-copies, identical images.",
 )
 @click.option(
     "--predictions", metavar="FILE.csv", help="Write what each image was taken for, with its path."

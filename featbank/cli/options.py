@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from featbank.errors import readable
 
@@ -205,6 +207,11 @@ rows_options = together(
         metavar="COLUMN",
         help="Weigh images in every metric by this column; 0: not scored.",
     ),
+    click.option(
+        "--keep-copies",
+        is_flag=True,
+        help="Count every copy of an image; by default each once.",
+    ),
 )
 
 folds_options = together(
@@ -314,6 +321,24 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def typed_again(command: str, *more: str) -> str:
+    """Return a command with the options and arguments of the one that runs, and more before."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Argument):
+            words += [str(one) for one in value]
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words += [parameter.opts[0]] if value else parameter.secondary_opts[:1]
+        else:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(["featbank", command, *more, *words])
 
 
 def print_json(data: Any) -> None:

@@ -13,7 +13,8 @@ __all__ = ["print_protocols", "score_by_protocol"]
 
 TAKEN = (
     *("protocol", "bank", "recipe", "layers", "sources", "label", "positive", "multilabel"),
-    *("classes", "exclude", "split", "group", "cv", "heads", "near_duplicates", "seed"),
+    *("classes", "exclude", "split", "group", "keep_copies", "cv", "heads", "near_duplicates"),
+    "seed",
     *("no_save", "details", "as_json"),
 )
 """The options of fit that a protocol leaves open."""
@@ -69,7 +70,8 @@ def score_by_protocol(
     heads = [name for text in options["heads"] for name in words_of(text) or []] if named else []
     if len(heads) > 1:
         raise click.UsageError(f"--protocol takes one --head at most, not {len(heads)}.")
-    words = ("recipe", "layers", "label", "positive", "multilabel", "split", "group", "cv")
+    shared = ("recipe", "layers", "label", "positive", "multilabel", "split", "group", "cv")
+    words = (*shared, "keep_copies")
     with progress_bar(protocol, "step") as progress:
         result = fit_protocol(
             bank,

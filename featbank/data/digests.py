@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from featbank.data.decode import DecodeLimits, read_bytes, unreadable
 from featbank.data.index import IndexedSource
@@ -45,7 +46,12 @@ def _stat(path: bytes) -> Stat:
     return (*numbers_of(info), scanned)
 
 
-def learned(source: IndexedSource, progress: Callable[[int], None] | None = None) -> IndexedSource:
+def learned(
+    source: IndexedSource,
+    progress: Callable[[int], None] | None = None,
+    *,
+    rows: npt.NDArray[np.bool_] | None = None,
+) -> IndexedSource:
     """Return a source with the digest of every file whose bytes were unknown.
 
     Files in the ledger are left alone, and one that can't be read stays unknown.
@@ -55,13 +61,16 @@ def learned(source: IndexedSource, progress: Callable[[int], None] | None = None
     source : IndexedSource
     progress : callable, optional
         Called with 1 for every file that was looked at.
+    rows : ndarray of shape (N,), bool, optional
+        Look at these alone.
     """
     listing = source.listing
     columns = {
         n: getattr(listing, n).copy() for n in ("size", "mtime", "ctime", "inode", "scanned")
     }
     digest, known = source.digest.copy(), source.known.copy()
-    for row in np.flatnonzero(~source.known & ~source.failed).tolist():
+    unknown = ~source.known & ~source.failed
+    for row in np.flatnonzero(unknown if rows is None else unknown & rows).tolist():
         try:
             data, stat = read_file(source.path(row), DecodeLimits())
         except ImageError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -391,3 +391,8 @@ class Index:
         """Return the index with one split added or replaced, splits sorted by title."""
         splits = {**self.splits, split.title: split}
         return dataclasses.replace(self, splits={title: splits[title] for title in sorted(splits)})
+
+    def without(self, names: Container[str]) -> Index:
+        """Return the index without the sources of these names."""
+        kept = {name: part for name, part in self.sources.items() if name not in names}
+        return dataclasses.replace(self, sources=kept)

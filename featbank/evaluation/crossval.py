@@ -40,6 +40,7 @@ def cross_validate(
     splits: Any = None,
     groups: Any = None,
     digests: Any = None,
+    keep_copies: bool = False,
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,
@@ -85,7 +86,10 @@ def cross_validate(
     groups : sequence of shape (n,), optional
         Patient, video, session, ...; None binds a row to no other.
     digests : sequence of shape (n,), or ndarray of bytes of shape (n, b), optional
-        What is equal for identical images.
+        What is equal for identical images. Of those with one label, in one split, the first counts
+        and the others are left out, with a note.
+    keep_copies : bool, default=False
+        Keep all identical images; they never straddle folds that are made here.
     tune : bool, default=True
         Choose hyper-parameters by `grid`, for heads that have one, in 3 inner folds.
     params : mapping, optional
@@ -114,7 +118,8 @@ def cross_validate(
         Cosine similarity from which images count as one, such as 0.98; see
         `featbank.near_duplicates`, whose result is taken too.
     show_leak : bool, default=False
-        Also score folds that tear apart what belongs together, to tell what these would claim.
+        Also score folds that tear apart what belongs together, to tell what these would claim; with
+        `keep_copies`, identical images too.
     random_state : int, default=0
         Seed of folds, heads and resamples.
     device : str, optional
@@ -158,6 +163,7 @@ def cross_validate(
         "splits": splits,
         "groups": groups,
         "digests": digests,
+        "keep_copies": keep_copies,
         "near_duplicates": near_duplicates,
         "tune": tune,
         "params": params,
@@ -243,6 +249,7 @@ def prepared(
     splits: Any,
     groups: Any,
     digests: Any,
+    keep_copies: bool,
     near_duplicates: float | NearDuplicates | None,
     class_weight: Any,
     sample_weight: Any,
@@ -260,6 +267,7 @@ def prepared(
         splits=splits,
         near=near_duplicates,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
     )
     if threshold is not None and len(data.classes) != 2:
         raise EvaluationError(

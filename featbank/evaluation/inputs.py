@@ -17,7 +17,7 @@ from featbank.evaluation.neighbours import NearDuplicates, near_duplicates
 from featbank.heads.streaming import Blocks
 from featbank.heads.weights import checked_weights
 
-__all__ = ["UNLABELLED", "Inputs", "checked", "named"]
+__all__ = ["UNLABELLED", "Inputs", "checked", "named", "note_on_copies"]
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +50,7 @@ class Inputs:
         Rows of equal code have equal bytes or hang together by near-duplicates.
     splits : list of (str or None), or None
     duplicates : int
-        Rows whose bytes another row before them has.
+        Rows whose bytes another row before them has: with another label, or in another split.
     groups : int or None
         How many groups there are; None where none were given.
     near : NearDuplicates or None
@@ -122,9 +122,11 @@ def checked(
     splits: Any = None,
     near: float | NearDuplicates | None = None,
     metric_weight: Any = None,
+    keep_copies: bool = False,
 ) -> Inputs:
-    """Check what a caller gave and leave out rows without a label.
+    """Check what a caller gave, and leave out rows without a label and copies.
 
+    A copy has the digest, the label and the split of a row before it; `keep_copies` keeps it.
     `near` is the cosine similarity of near-duplicates, or those of all rows.
 
     Raises
@@ -156,35 +158,62 @@ def checked(
             f"all {len(rows)} labelled images are of one class, {str(classes[0])!r}; a classifier "
             "needs at least two."
         )
+    all_groups = None if groups is None else codes_of(groups)
+    all_digests = None if digests is None else codes_of(digests)
+    unlabelled, copies = len(labels) - len(rows), 0
+    if all_digests is not None and not keep_copies:
+        split_codes = np.zeros(len(rows), np.intp)
+        if splits is not None:
+            split_codes = codes_of([_split(splits[i]) for i in rows])
+        first = _first_of_copies(all_digests[rows], codes, split_codes)
+        copies = int((~first).sum())
+        rows, codes, y_known = rows[first], codes[first], y_known[first]
     if len(rows) < len(features):
         features = features[rows]
     notes = _feature_notes(features, rows)
-    if len(rows) < len(labels):
-        notes.append(f"{len(labels) - len(rows)} {UNLABELLED}")
-    group_codes = None if groups is None else codes_of(groups)[rows]
-    digest_codes = None if digests is None else codes_of(digests)[rows]
+    if unlabelled:
+        notes.append(f"{unlabelled} {UNLABELLED}")
+    if copies:
+        notes.append(note_on_copies(copies))
+    group_codes = None if all_groups is None else all_groups[rows]
+    digest_codes = None if all_digests is None else all_digests[rows]
     duplicates = 0
     if digest_codes is not None:
         seen = digest_codes[digest_codes >= 0]
         duplicates = len(seen) - len(np.unique(seen))
         notes += _contradictions(digest_codes, codes, classes, rows)
     alike = _near(near, features, rows, classes, codes)
-    labelings = (digest_codes, None if alike is None else alike.cluster)
+    clusters = None
+    if alike is not None:
+        clusters = np.full(len(labels), -1, np.intp)
+        clusters[rows] = alike.cluster
+    labelings = (all_digests, clusters)
     return Inputs(
         X=features,
         y=y_known,
         codes=codes,
         classes=classes,
         rows=rows,
-        units=units_of(len(rows), group_codes, *labelings),
+        units=_units(rows, len(labels), all_groups, *labelings),
         digests=digest_codes,
-        copies=None if digest_codes is None and alike is None else units_of(len(rows), *labelings),
+        copies=None
+        if digest_codes is None and alike is None
+        else _units(rows, len(labels), *labelings),
         splits=None if splits is None else [_split(splits[i]) for i in rows],
         duplicates=duplicates,
         groups=None if group_codes is None else len(np.unique(group_codes[group_codes >= 0])),
         near=alike,
         notes=tuple(notes),
         metric_weight=None if weights is None else weights[rows],
+    )
+
+
+def note_on_copies(count: int) -> str:
+    """Return the note that says how many copies were left out."""
+    many = "1 copy" if count == 1 else f"{count} copies"
+    return (
+        f"{many} left out: an image with the bytes and the label of another counts once "
+        "(--keep-copies, keep_copies=True: all count)."
     )
 
 
@@ -201,6 +230,21 @@ def named(message: str, names: Sequence[str]) -> str:
         return ", ".join(names[int(row)] for row in (found[1] or found[2]).split(", "))
 
     return _ROWS.sub(words, message)
+
+
+def _first_of_copies(digests: Int, codes: Int, splits: Int) -> npt.NDArray[np.bool_]:
+    """Return which rows stay: of equal digest, label and split the first; all without a digest."""
+    stays = digests < 0
+    keys = np.column_stack([digests, codes, splits])[~stays]
+    first = np.zeros(len(keys), np.bool_)
+    first[np.unique(keys, axis=0, return_index=True)[1]] = True
+    stays[~stays] = first
+    return stays
+
+
+def _units(rows: Int, n: int, *labelings: Int | None) -> Int:
+    """Return the units of some of `n` rows; the others bind them too, as a copy's group does."""
+    return np.unique(units_of(n, *labelings)[rows], return_inverse=True)[1]
 
 
 def _near(

@@ -82,6 +82,7 @@ def rank_features(
     groups: Any = None,
     digests: Any = None,
     metric_weight: Any = None,
+    keep_copies: bool = False,
     costs: Mapping[str, float] | None = None,
     random_state: int = 0,
     n_jobs: int | None = None,
@@ -97,7 +98,7 @@ def rank_features(
     ----------
     blocks : mapping of str to array-like of shape (n, d)
         The features by name; d may differ. One after the other is read, those of a join together.
-    y, cv, repeats, splits, groups, digests, metric_weight, random_state, n_jobs
+    y, cv, repeats, splits, groups, digests, keep_copies, metric_weight, random_state, n_jobs
         As in `featbank.cross_validate`.
     head : str or estimator
         What ranks.
@@ -135,6 +136,7 @@ def rank_features(
         "groups": groups,
         "digests": digests,
         "metric_weight": metric_weight,
+        "keep_copies": keep_copies,
     }
     scored = []
     for done, entry in enumerate(entries):

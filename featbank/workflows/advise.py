@@ -39,6 +39,7 @@ def advise(
     split: str | None = None,
     group: str | None = None,
     metric_weight: str | None = None,
+    keep_copies: bool = False,
     cv: int | float | None = None,
     repeats: int = 1,
     tune: bool = True,
@@ -64,7 +65,7 @@ def advise(
         Which backbone, if the bank has several.
     layers : str or sequence of str, optional
         Only these; by default all that the recipe has.
-    source, label, positive, classes, exclude, split, group, metric_weight
+    source, label, positive, classes, exclude, split, keep_copies, group, metric_weight
         As in `featbank.fit`.
     cv, repeats, tune, params
         As there.
@@ -108,6 +109,7 @@ def advise(
             random_state=random_state,
             group=group,
             metric_weight=metric_weight,
+            keep_copies=keep_copies,
         )
         found = rows.score(
             measure,
@@ -131,12 +133,13 @@ def advise(
             split=split,
             group=group,
             metric_weight=metric_weight,
+            keep_copies=keep_copies,
             cv=cv,
             repeats=repeats,
             random_state=random_state,
         )
         several = ["--recipe", known.slug] if len(bank.recipes) > 1 else []
-        base = [*bank_words(bank), *several, *own]
+        base = [*bank_words(bank.path), *several, *own]
         there = as_they_are(list(bank.columns(known.fingerprint)))
         unused = layers is not None and not notes and _has_further(there, blocks, last)
         further = [] if unused else _further(bank, known, source, blocks, last)

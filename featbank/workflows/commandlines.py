@@ -33,9 +33,9 @@ def line(command: str, *words: str) -> str:
     return shlex.join(["featbank", command, *words])
 
 
-def bank_words(bank: Bank) -> list[str]:
-    """Return what names the bank, where it is not the default one."""
-    path = _near(os.fspath(bank.path))
+def bank_words(bank: str) -> list[str]:
+    """Return what names the bank at a path, where it is not the default one."""
+    path = _near(bank)
     return [] if path == "bank" else ["--bank", path]
 
 
@@ -49,6 +49,7 @@ def row_words(
     split: str | None,
     group: str | None,
     metric_weight: str | None,
+    keep_copies: bool,
     cv: int | float | None,
     repeats: int,
     random_state: int,
@@ -70,13 +71,21 @@ def row_words(
     ):
         if value:
             words += [f"--{option}", value if isinstance(value, str) else f"{value:g}"]
-    return words
+    return [*words, "--keep-copies"] if keep_copies else words
 
 
 def extract_lines(
-    bank: Bank, known: KnownRecipe, source: str | Sequence[str] | None, layers: Sequence[str]
+    bank: Bank,
+    known: KnownRecipe,
+    source: str | Sequence[str] | None,
+    layers: Sequence[str] = (),
+    *,
+    replace: bool = False,
 ) -> list[str] | None:
-    """Return commands that add layers to a bank, one a source; None where no words can say it."""
+    """Return commands that extract a bank's sources, one a source; None where no words can say it.
+
+    They add layers, or the penultimate one where none are named, and may replace what moved.
+    """
     model = _model_words(known)
     if model is None:
         return None
@@ -88,9 +97,9 @@ def extract_lines(
         where = _source_words(Source.from_dict(document))
         if where is None:
             return None
-        lines.append(
-            line("extract", *where, *model, "--layers", ",".join(layers), *bank_words(bank))
-        )
+        more = ["--replace"] if replace else []
+        more += ["--layers", ",".join(layers)] if layers else []
+        lines.append(line("extract", *where, *model, *more, *bank_words(bank.path)))
     return lines
 
 

@@ -48,6 +48,7 @@ def compare(
     split: str | None = None,
     group: str | None = None,
     metric_weight: str | None = None,
+    keep_copies: bool = False,
     cv: int | float | None = None,
     repeats: int = 1,
     tune: bool = True,
@@ -86,7 +87,9 @@ def compare(
     scratch : str, sequence of str, or mapping
         The same from random weights: ``"small-cnn-3,epochs=20"``, or by title words with a
         ``model`` among them.
-    source, label, positive, classes, exclude, split, group, metric_weight, cv, repeats
+    source, label, positive, classes, exclude, split, keep_copies, group, metric_weight
+        As in `featbank.fit`.
+    cv, repeats
         As in `featbank.fit`.
     tune, class_weight, scoring
         As in `featbank.fit`, for heads; trainings have settings of their own.
@@ -132,6 +135,7 @@ def compare(
         split=split,
         group=group,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
         cv=cv,
         repeats=repeats,
         random_state=random_state,

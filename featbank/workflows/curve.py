@@ -33,6 +33,7 @@ def curve(
     split: str | None = None,
     group: str | None = None,
     metric_weight: str | None = None,
+    keep_copies: bool = False,
     sizes: Sequence[int] | None = None,
     draws: int = 10,
     uneven: bool = False,
@@ -54,7 +55,7 @@ def curve(
     ----------
     bank, head, recipe, layers, views, combine, source, label, positive, classes, exclude
         As in `featbank.fit`.
-    split, group, metric_weight
+    split, keep_copies, group, metric_weight
         As in `featbank.fit`.
     sizes, draws, uneven, metric, worth, cv, near_duplicates, tune, params, class_weight, scoring
         As in `featbank.learning_curve`.
@@ -92,6 +93,7 @@ def curve(
         random_state=random_state,
         group=group,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
     )
     heads = head if isinstance(head, list | tuple) else [head]
     n_views, combine = how_many(rows.selection, views), checked_combination(views, combine)

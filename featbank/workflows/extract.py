@@ -28,6 +28,7 @@ from featbank.bank.layered import check_target, extending, look
 from featbank.data.decode import DecodePolicy
 from featbank.data.index import Index, IndexedSource, Names
 from featbank.data.sources import open_source
+from featbank.data.walk import shown
 from featbank.errors import (
     BackboneError,
     DataError,
@@ -40,6 +41,12 @@ from featbank.extraction.run import Settings, run
 from featbank.extraction.sealing import BankStore, writing
 from featbank.interrupts import held_back
 from featbank.workflows.contents import Contents
+from featbank.workflows.moves import (
+    MissingSource,
+    missing_sources,
+    note_on_missing,
+    with_new_place,
+)
 from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources, survey
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ Progress = Callable[[int, int], None]
 _said: set[str] = set()
 _OF_MODEL = ("resize", "crop", "squash", "input_size", "precision", "runtime", "seed")
 _OF_RUN = ("shard_rows", "limits", "watch")
-_OF_PLAN = ("retry_failed", "paranoid")
+_OF_PLAN = ("retry_failed", "paranoid", "replace")
 _FEW = 10_000  # images that are counted in no time
 _SHOW_SECONDS = 0.1  # between two looks at the progress, if there are more
 _SAVE_SECONDS = 60.0  # between two saves of the index while a run goes on
@@ -109,6 +116,10 @@ class ExtractionResult:
         and loading the network.
     contents : Contents
         The classes and splits of the sources, and what was passed over in them.
+    missing : tuple of MissingSource
+        Sources of the bank whose folder or table is gone.
+    replaced : tuple of MissingSource
+        Those of which a source of this extraction took the place.
     """
 
     bank: Bank
@@ -123,6 +134,8 @@ class ExtractionResult:
     contents: Contents
     busy: dict[str, float] = field(default_factory=dict)
     startup: float = 0.0
+    missing: tuple[MissingSource, ...] = ()
+    replaced: tuple[MissingSource, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -270,9 +283,11 @@ def extract(
         Of the source (``kind``, ``root``, ``columns``, ``classes``, ``exclude``,
         ``class_names``, ...), of the model (``resize``, ``crop``, ``squash``, ``input_size``,
         ``precision``, ``runtime``, ``seed``), and of the run (``shard_rows``, ``retry_failed``,
-        ``paranoid``). ``runtime`` is ``"auto"``, ``"torch"`` or ``"openvino"``: OpenVINO (the extra
-        of this name) is two to three times as fast on a CPU and exact to 1e-5, which is seen to
-        before it is taken; it also computes in bfloat16, at twice that speed.
+        ``paranoid``, ``replace``). ``replace=True`` puts a source in the place of the one in the
+        bank that it is, moved; see `featbank.workflows.moves`. ``runtime`` is ``"auto"``,
+        ``"torch"`` or ``"openvino"``: OpenVINO (the extra of this name) is two to three times as
+        fast on a CPU and exact to 1e-5, which is seen to before it is taken; it also computes in
+        bfloat16, at twice that speed.
 
     Returns
     -------
@@ -290,7 +305,7 @@ def extract(
     words |= {name: options.pop(name) for name in _OF_MODEL if name in options}
     settings = {name: options.pop(name) for name in _OF_RUN if name in options}
     choices = {name: options.pop(name) for name in _OF_PLAN if name in options}
-    return extract_to(
+    result = extract_to(
         bank,
         open_sources(source, **options),
         open_model(model, **words),
@@ -304,7 +319,11 @@ def extract(
         ),
         progress=progress,
         **choices,
-    ).bank
+    )
+    again = "extract(..., replace=True)"
+    if (note := note_on_missing(result.missing, result.bank.path, again=again)) is not None:
+        log.warning("%s", note)
+    return result.bank
 
 
 def _check_options(options: Iterable[str]) -> None:
@@ -354,11 +373,14 @@ def extract_to(
     progress: Progress | None = None,
     retry_failed: bool = False,
     paranoid: bool = False,
+    replace: bool = False,
 ) -> ExtractionResult:
     """Bring a bank up to date with its sources; see `extract`.
 
     Raises
     ------
+    DataError
+        `replace` is asked for, and no source of the bank moved to a new one.
     KeyboardInterrupt
         After sealing what was finished; its first argument is the `ExtractionResult` so far.
     """
@@ -371,7 +393,7 @@ def extract_to(
             "from_module(..., version='1')."
         )
     check_square(columns, model.preprocess)
-    words = (sources, recipe, columns, retry_failed, paranoid)
+    words = (sources, recipe, columns, retry_failed, paranoid, replace)
 
     def carry_out(work: _Work, target: Bank) -> ExtractionResult:
         return _carry_out(work, target, model, recipe, settings, progress, began)
@@ -416,6 +438,8 @@ class _Work:
     surveyed: list[Surveyed]
     paths: _Paths
     claims: Claims
+    index: Index
+    missing: list[MissingSource]
 
     @classmethod
     def of(
@@ -426,17 +450,50 @@ class _Work:
         columns: Sequence[Column],
         retry_failed: bool,
         paranoid: bool,
+        replace: bool,
     ) -> _Work:
+        described = existing.sources if existing else {}
+        index = existing.index if existing else Index()
+        missing = missing_sources(described)
+        named = name_sources(sources, described)
         surveyed, tables = survey(
-            name_sources(sources, existing.sources if existing else {}),
+            named,
             existing,
             recipe,
             columns,
             retry_failed=retry_failed,
             paranoid=paranoid,
+            index=index,
+            replacing=missing if replace else (),
         )
+        new = [source.root for source in named if source.name not in described]
+        if replace and new and not any(part.replaces for part in surveyed):
+            raise DataError(
+                f"{shown(new[0])} replaces nothing: no source whose folder or table is gone has "
+                "nearly all of its images there, by the same names and bytes; leave --replace "
+                "(replace=) out, and remove the old source by `featbank prune --source`."
+            )
         paths = _Paths(surveyed)
-        return cls(surveyed, paths, Claims(tables, len(paths)))
+        return cls(surveyed, paths, Claims(tables, len(paths)), index, missing)
+
+    @property
+    def replaced(self) -> tuple[MissingSource, ...]:
+        """Missing sources that others take the place of."""
+        return tuple(
+            dataclasses.replace(one, moved_to=part.source.table or part.source.root)
+            for one in self.missing
+            for part in self.surveyed
+            if part.replaces[:1] == (one.name,)
+        )
+
+    def still_missing(self, found: Sequence[IndexedSource]) -> tuple[MissingSource, ...]:
+        """Return the missing sources that stay, each with where its images are now."""
+        gone = {name for part in self.surveyed for name in part.replaces}
+        return tuple(
+            with_new_place(one, self.index, [part.source for part in self.surveyed], found)
+            for one in self.missing
+            if one.name not in gone
+        )
 
     @property
     def nothing(self) -> bool:
@@ -480,6 +537,7 @@ def _carry_out(
 ) -> ExtractionResult:
     """Do the work, and keep the index of `target` up to date over it."""
     surveyed, paths, claims = work.surveyed, work.paths, work.claims
+    removed = {name for part in surveyed for name in part.replaces if name != part.source.name}
     on_disk = [part.before for part in surveyed]
 
     def save() -> None:
@@ -490,7 +548,9 @@ def _carry_out(
         ) -> tuple[list[IndexedSource], list[dict[str, Any]]]:
             """Say what is known, beside what other processes have brought since the survey."""
             nonlocal surveyed
-            surveyed = _renamed(surveyed, described)
+            own = {part.source.name for part in surveyed if part.replaces}
+            others = {n: d for n, d in described.items() if n not in {*own, *removed}}
+            surveyed = _renamed(surveyed, others)
             for position, part in enumerate(surveyed):
                 found[position] = dataclasses.replace(found[position], name=part.source.name)
             whole = [part.completed_by(index.sources.get(part.name)) for part in found]
@@ -499,7 +559,7 @@ def _carry_out(
         if any(_differs(old, new) for old, new in zip(on_disk, found, strict=True)):
             with held_back():
                 with writing():
-                    target.revise(current)
+                    target.revise(current, remove=removed)
                 on_disk[:] = found
 
     saved = shown = time.monotonic()
@@ -554,7 +614,10 @@ def _carry_out(
             interrupt.args = (_result(target, recipe, surveyed, claims, time.monotonic() - began),)
         raise
     result = _result(target, recipe, surveyed, claims, time.monotonic() - began)
-    return dataclasses.replace(result, busy=busy, startup=startup)
+    missing = work.still_missing(_learned(surveyed, claims, recipe)) if work.missing else ()
+    return dataclasses.replace(
+        result, busy=busy, startup=startup, missing=missing, replaced=work.replaced
+    )
 
 
 def _renamed(surveyed: Sequence[Surveyed], described: Mapping[str, Any]) -> list[Surveyed]:

@@ -130,6 +130,7 @@ def finetune(
     split: str | None = None,
     group: str | None = None,
     metric_weight: str | None = None,
+    keep_copies: bool = False,
     cv: int | float | None = None,
     repeats: int = 1,
     settings: FineTuneSettings | None = None,
@@ -167,7 +168,7 @@ def finetune(
         With a bank: whose backbone, if it has several; only the images of these sources.
     weights : str
         ``DEFAULT``, a torchvision enum name, a timm tag, a file, or ``none``: from scratch.
-    label, positive, classes, exclude, split, group, metric_weight, cv, repeats
+    label, positive, classes, exclude, split, keep_copies, group, metric_weight, cv, repeats
         As in `featbank.fit`, and so are the folds.
     settings : FineTuneSettings, optional
         Or its words one by one, among the options.
@@ -247,6 +248,7 @@ def finetune(
         split=split,
         group=group,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
         settings=settings,
         device=device,
         workers=workers,
@@ -298,6 +300,7 @@ def find_learning_rate(
     exclude: Sequence[str] = (),
     split: str | None = None,
     group: str | None = None,
+    keep_copies: bool = False,
     settings: FineTuneSettings | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -313,7 +316,8 @@ def find_learning_rate(
     Parameters
     ----------
     source, model, bank, recipe, weights, sources, label, positive, classes, exclude, split, group
-        As in `finetune`, as are `settings`, `device`, `workers`, `reading` and `options`.
+        As in `finetune`, as are `keep_copies`, `settings`, `device`, `workers`, `reading` and
+        `options`.
     low, high : float
         The first rate of the head, and the last.
     steps : int
@@ -347,6 +351,7 @@ def find_learning_rate(
         split=split,
         group=group,
         metric_weight=None,
+        keep_copies=keep_copies,
         settings=settings,
         device=device,
         workers=workers,
@@ -398,6 +403,7 @@ def _prepared(
     split: str | None,
     group: str | None,
     metric_weight: str | None,
+    keep_copies: bool,
     settings: FineTuneSettings | None,
     device: str,
     workers: int | None,
@@ -464,6 +470,7 @@ def _prepared(
         random_state=chosen.random_state,
         group=group,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
     )
     return rows, trainer, notes
 

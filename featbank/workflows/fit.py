@@ -16,6 +16,7 @@ from featbank.heads.choice import LAYER, LayerChoice
 from featbank.targets import prepare_target
 from featbank.workflows.labels import chosen_weights, label_column
 from featbank.workflows.layers import layers_to_choose
+from featbank.workflows.moves import find_missing, note_on_missing, replacing_line
 from featbank.workflows.predictions import write_predictions
 from featbank.workflows.room import select_fitting
 from featbank.workflows.rows import (
@@ -50,6 +51,7 @@ def fit(
     exclude: Sequence[str] = (),
     split: str | None = None,
     group: str | None = None,
+    keep_copies: bool = False,
     cv: int | float | None = None,
     repeats: int = 1,
     tune: bool = True,
@@ -93,7 +95,7 @@ def fit(
         where they have none, are averaged over views. "train": heads learn from all views, and
         decisions are averaged. All views of an image are on the same side of every fold.
     label : str, optional
-        Column of the source's table that is the label.
+        Column of the sources' tables that is the label; a source without it gives none.
     positive : str, optional
         Two classes made of a column by a comparison (``"probability>0.5"``, ``"type==mono"``; any
         of ``> >= < <= == !=``), named by it and by its opposite. Without a column (``">0.5"``) it
@@ -115,6 +117,10 @@ def fit(
     group : str, optional
         Column of the table whose equal values keep images together; ``"none"`` ignores groups. By
         default the groups of the index, where it has any.
+    keep_copies : bool, default=False
+        Count every image with the same bytes and label. By default one of each split counts, the
+        first by source and name, with the split, the group and the further columns of its copies
+        where it has none itself.
     sample_weight : str, optional
         Column of the table that says how much an image counts in fitting; numbers from 0 up.
     metric_weight : str, optional
@@ -194,6 +200,7 @@ def fit(
         random_state=random_state,
         group=group,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
     )
     options: dict[str, Any] = {
         "tune": tune,
@@ -202,7 +209,7 @@ def fit(
         "sample_weight": None
         if sample_weight is None
         else chosen_weights(
-            chosen.further[sample_weight], rows.y, chosen.paths, column=sample_weight
+            rows.selection.further[sample_weight], rows.y, chosen.paths, column=sample_weight
         ),
         "calibrate": calibrate,
         "threshold": threshold,
@@ -223,7 +230,9 @@ def fit(
         **options,
     )
     told = note_on_views(seen.views, combine)
-    result = dataclasses.replace(result, notes=(*told, *room.notes, *result.notes))
+    result = dataclasses.replace(
+        result, notes=(*told, *room.notes, *result.notes, *_on_missing(bank, chosen.sources))
+    )
     if predictions is not None:
         write_predictions(predictions, result, chosen.paths)
     if out is None:
@@ -234,6 +243,14 @@ def fit(
         for one, scored, target in zip(heads, result.heads, targets, strict=True)
     ]
     return dataclasses.replace(result, heads=tuple(saved))
+
+
+def _on_missing(bank: Bank, used: Sequence[str]) -> list[str]:
+    """Say which of the sources that are used are gone; a packed bank travels without them."""
+    missing = () if bank.packed else find_missing(bank)
+    missing = tuple(one for one in missing if one.name in set(used))
+    note = note_on_missing(missing, bank.path, again=replacing_line(bank, missing))
+    return [] if note is None else [note]
 
 
 def _targets(heads: Sequence[Any], out: str | os.PathLike[str] | None) -> list[str]:

@@ -119,31 +119,56 @@ def gather_bank(
 ) -> Selection:
     """Return the readable images that a bank has indexed, as they stand on the disk.
 
+    Where a file is gone or has changed, another one of the bank with its bytes stands in for it.
+
     Raises
     ------
     DataError
-        There are none, or some have changed since they were indexed.
+        There are none, or some have changed since they were indexed and have no copy.
     """
     parts = choose_sources(bank.index, source)
-    paths, changed = 0, []
-    for part in parts:
-        for row in np.flatnonzero(~part.failed & part.known).tolist():
-            paths += 1
-            try:
-                now = os.stat(part.path(row))
-            except OSError:
-                changed.append(part.path(row))
-                continue
-            if (now.st_size, now.st_mtime_ns) != (part.listing.size[row], part.listing.mtime[row]):
-                changed.append(part.path(row))
-    if changed:
-        raise DataError(
-            f"{len(changed)} of {paths} images of {bank.path} are gone or have changed since they "
-            f"were indexed, the first is {os.fsdecode(changed[0])}; run `featbank extract` again."
-        )
-    if not paths:
+    rows = [
+        (part, row) for part in parts for row in np.flatnonzero(~part.failed & part.known).tolist()
+    ]
+    if not rows:
         raise DataError(f"{bank.path} has no readable images; name a folder or a table instead.")
-    return _selection(parts, recipe, request, label, further)
+    there = [_stands(part, row) for part, row in rows]
+    selection = _selection(parts, recipe, request, label, further)
+    if all(there):
+        return selection
+    keys = [key.tobytes() for key in selection.digests]
+    copies = {k: p for k, p, ok in zip(keys, selection.paths, there, strict=True) if ok}
+    for part in bank.index.sources.values():  # further sources, which were not asked for
+        for row in np.flatnonzero(~part.failed & part.known).tolist():
+            key = part.digest[row].tobytes()
+            if key not in copies and _stands(part, row):
+                copies[key] = os.fsdecode(part.path(row))
+    lacking = [
+        path
+        for path, key, ok in zip(selection.paths, keys, there, strict=True)
+        if not ok and key not in copies
+    ]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} of {len(rows)} images of {bank.path} are gone or have changed since "
+            f"they were indexed, the first is {lacking[0]}; run `featbank extract` again."
+        )
+    return dataclasses.replace(
+        selection,
+        paths=[
+            path if ok else copies[key]
+            for path, key, ok in zip(selection.paths, keys, there, strict=True)
+        ],
+    )
+
+
+def _stands(part: IndexedSource, row: int) -> bool:
+    """Tell whether a file is there with the size and time that it was indexed with."""
+    try:
+        now = os.stat(part.path(row))
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (part.listing.size[row], part.listing.mtime[row])
 
 
 def _look(path: bytes, policy: DecodePolicy) -> tuple[bytes, str | None]:

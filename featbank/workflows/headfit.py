@@ -67,7 +67,8 @@ class HeadFit:
                 "least two."
             )
         digests = [hashlib.sha256(row.tobytes()).digest() for row in X]
-        inner = plan_final(checked(X, codes, digests=digests), seed=self.seed or 0).inner
+        data = checked(X, codes, digests=digests, keep_copies=True)
+        inner = plan_final(data, seed=self.seed or 0).inner
         values = grid(self.head, n_samples=min((len(rows) for rows, _ in inner), default=None))
         if not values:
             return {}

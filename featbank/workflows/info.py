@@ -11,6 +11,7 @@ from featbank.bank import packed
 from featbank.bank.bank import Bank
 from featbank.bank.coverage import bank_coverage
 from featbank.workflows.commandlines import restoring_lines
+from featbank.workflows.moves import MissingSource, find_missing
 
 __all__ = ["BankInfo", "info"]
 
@@ -26,10 +27,14 @@ class BankInfo:
         Size of the bank's files.
     images, labelled : int
         Indexed images, and how many of them have a label.
+    copies : int
+        How many of them have the bytes, the label and the split of one before them, and so don't
+        count in `classes` and `splits`.
     classes, splits : dict of str to int
         Images a class and a split.
     sources : list of dict
-        Name, kind, root, number of images of each.
+        Name, kind, root, number of images of each, and whether its folder or table is gone. Of a
+        packed bank nothing is called gone: it travels without its images.
     recipes : list of dict
         Name, fingerprint, source, rows, and columns with rows and width of each (None where all
         rows are lost), the number of indexed images that have it, and of those that lack it though
@@ -58,10 +63,13 @@ class BankInfo:
     unfinished: str | None = None
     made_splits: list[dict[str, Any]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    copies: int = 0
+    missing_sources: tuple[MissingSource, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         plain = dict(self.__dict__)
+        plain["missing_sources"] = [one.to_dict() for one in self.missing_sources]
         plain["errors"] = [{"path": path, "reason": reason} for path, reason in self.errors]
         return plain
 
@@ -75,13 +83,25 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
     """
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     index, described = bank.index, bank.sources
+    missing = () if bank.packed else find_missing(bank)
+    gone = {one.name for one in missing}
     classes: Counter[str] = Counter()
     splits: Counter[str] = Counter()
+    labelled = copies = 0
+    seen: set[tuple[bytes, str | None, str | None]] = set()
     errors, sources = [], []
     for name, part in index.sources.items():
-        labels = part.listing.label.tolist()
-        classes.update(word for word in labels if word is not None)
-        splits.update(word for word in part.listing.split.tolist() if word is not None)
+        labels, own_splits = part.listing.label.tolist(), part.listing.split.tolist()
+        raw, known_bytes = part.digest.tobytes(), part.known.tolist()
+        for row, (label, split) in enumerate(zip(labels, own_splits, strict=True)):
+            labelled += label is not None
+            key = (raw[32 * row : 32 * row + 32], label, split)
+            if known_bytes[row] and key in seen:
+                copies += 1
+                continue
+            seen.add(key)
+            classes.update([] if label is None else [label])
+            splits.update([] if split is None else [split])
         errors += [
             (os.fsdecode(part.path(row)), reason)
             for row, reason in enumerate(part.failure.tolist())
@@ -95,6 +115,7 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
                 "root": os.fsdecode(part.root),
                 "table": document.get("table"),
                 "images": len(part),
+                "missing": name in gone,
                 "labels": ["label", *part.listing.extra],
             }
         )
@@ -130,7 +151,7 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
         path=bank.path,
         bytes=_size(bank.path),
         images=len(index),
-        labelled=sum(classes.values()),
+        labelled=labelled,
         classes=dict(sorted(classes.items())),
         splits=dict(sorted(splits.items())),
         sources=sources,
@@ -147,6 +168,8 @@ def info(bank: Bank | str | os.PathLike[str]) -> BankInfo:
             for one in index.splits.values()
         ],
         commands=restoring_lines(bank, covered),
+        copies=copies,
+        missing_sources=missing,
     )
 
 

@@ -156,6 +156,7 @@ def chosen_labels(
     multilabel: str | None = None,
     classes: Sequence[str] | None = None,
     exclude: Iterable[str] = (),
+    copies: int = 0,
 ) -> Labels:
     """Make labels of a column's cells.
 
@@ -174,6 +175,8 @@ def chosen_labels(
     classes, exclude : sequence of str
         Only the images with these cells; not those with these. With `multilabel`, only these
         labels, and not these: the images stay.
+    copies : int
+        Images that were left out before, whose cells are None.
 
     Raises
     ------
@@ -192,9 +195,9 @@ def chosen_labels(
         if positive is not None:
             raise DataError("positive makes one label an image and multilabel several; choose one.")
         y, strata = _sets(words, multilabel, title, classes, excluded)
-        return Labels(y, strata, _left_out(words, y))
+        return Labels(y, strata, _left_out(words, y, copies))
     kept = _kept(words, classes, excluded)
-    left_out = _left_out(words, kept)
+    left_out = _left_out(words, kept, copies)
     if positive is not None:
         compared = _compared(kept, paths, Threshold.parse(positive), title)
         return Labels(compared, compared, left_out)
@@ -231,14 +234,18 @@ def chosen_weights(
     return weights
 
 
-def _left_out(words: Sequence[str | None], y: Sequence[Any]) -> tuple[str, ...]:
-    bare = sum(word is None for word in words)
-    others = sum(label is None for label in y) - bare
-    return tuple(
+def _left_out(words: Sequence[str | None], y: Sequence[Any], copies: int) -> tuple[str, ...]:
+    from featbank.evaluation.inputs import note_on_copies
+
+    missing = sum(word is None for word in words)
+    others = sum(label is None for label in y) - missing
+    bare = missing - copies
+    notes = [
         f"{'1 image' if count == 1 else f'{count} images'} {which} left out."
         for count, which in ((bare, "without a label"), (others, "of classes not asked for"))
         if count
-    )
+    ]
+    return (*notes, *([note_on_copies(copies)] if copies else []))
 
 
 def _kept(

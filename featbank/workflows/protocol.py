@@ -29,6 +29,7 @@ def fit_protocol(
     exclude: Sequence[str] = (),
     split: str | None = None,
     group: str | None = None,
+    keep_copies: bool = False,
     cv: float | None = None,
     head: Any = None,
     near_duplicates: float | None = None,
@@ -44,6 +45,8 @@ def fit_protocol(
     protocol : str
         A name that `featbank.list_protocols` lists.
     recipe, layers, source, label, positive, multilabel, classes, exclude, split, group
+        As in `featbank.fit`.
+    keep_copies
         As in `featbank.fit`.
     cv, head, near_duplicates, random_state, progress
         As in `featbank.run_protocol`.
@@ -73,6 +76,7 @@ def fit_protocol(
         split=split,
         random_state=random_state,
         group=group,
+        keep_copies=keep_copies,
     )
     return rows.score(
         run_protocol,

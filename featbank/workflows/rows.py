@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.errors import DataError, EvaluationError
+from featbank.workflows.copies import merge_copies
 from featbank.workflows.labels import (
     SEPARATOR,
     chosen_labels,
@@ -61,6 +64,7 @@ class ChosenRows:
         How much each image counts in metrics; those of weight 0 are not scored.
     weighted_by : str or None
         The column that metric weights were read from.
+    keep_copies : bool
     """
 
     selection: Selection
@@ -70,11 +74,17 @@ class ChosenRows:
     notes: tuple[str, ...]
     metric_weight: list[float] | None = None
     weighted_by: str | None = None
+    keep_copies: bool = False
 
     @property
     def bound(self) -> dict[str, Any]:
         """Splits, groups and digests, as the functions of `featbank.evaluation` take them."""
-        return {"splits": self.splits, "groups": self.groups, "digests": self.selection.digests}
+        return {
+            "splits": self.splits,
+            "groups": self.groups,
+            "digests": self.selection.digests,
+            "keep_copies": self.keep_copies,
+        }
 
     @property
     def scored(self) -> dict[str, Any]:
@@ -193,6 +203,7 @@ def chosen_rows(
     random_state: int,
     group: str | None = None,
     metric_weight: str | None = None,
+    keep_copies: bool = False,
 ) -> ChosenRows:
     """Choose labels and splits for images of a bank.
 
@@ -206,6 +217,13 @@ def chosen_rows(
         `featbank.workflows.labels.label_column`.
     positive, multilabel, classes, exclude, split, random_state, group, metric_weight
         As in `featbank.fit`.
+    keep_copies
+        As in `featbank.fit`.
+
+    Returns
+    -------
+    ChosenRows
+        Copies have no label, and the images that stay have what their copies know.
 
     Raises
     ------
@@ -213,14 +231,18 @@ def chosen_rows(
         The labels can't be read as classes, or the splits can't be had.
     """
     separator = SEPARATOR if multilabel is True else multilabel or None
+    stays = np.ones(len(selection.paths), np.bool_)
+    if not keep_copies:
+        selection, stays = merge_copies(selection, given_splits=split is None)
     found = chosen_labels(
-        selection.labels,
+        [word if stay else None for word, stay in zip(selection.labels, stays, strict=True)],
         selection.paths,
         column=column,
         positive=positive,
         multilabel=separator,
         classes=classes,
         exclude=exclude,
+        copies=int((~stays).sum()),
     )
     groups = _groups(selection, group)
     weights = None
@@ -232,9 +254,17 @@ def chosen_rows(
             column=metric_weight,
             title="metric weight",
         )
+    strata = found.strata
+    if groups is not None:  # a copy's own group binds its image, too
+        known = zip(selection.digests, strata, strict=True)
+        of_image = {key.tobytes(): word for key, word in known if word is not None}
+        strata = [
+            of_image.get(key.tobytes()) if word is None and not stay else word
+            for key, word, stay in zip(selection.digests, strata, stays, strict=True)
+        ]
     splits, notes = chosen_splits(
         selection,
-        found.strata,
+        strata,
         split,
         random_state,
         groups=groups,
@@ -249,6 +279,7 @@ def chosen_rows(
         (*_note_on_unreadable(selection.unreadable), *found.notes, *notes),
         weights,
         metric_weight,
+        keep_copies=keep_copies,
     )
 
 

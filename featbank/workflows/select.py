@@ -40,6 +40,7 @@ def select(
     split: str | None = None,
     group: str | None = None,
     metric_weight: str | None = None,
+    keep_copies: bool = False,
     cv: int | float | None = None,
     repeats: int = 1,
     params: Mapping[str, Any] | None = None,
@@ -63,10 +64,12 @@ def select(
         ranking gives them. Each comes in three forms; see `featbank.rank_features`.
     cost : bool, default=False
         Measure what each layer costs the network, where its weights are here; this loads torch.
-    source, label, positive, classes, exclude, split, group, metric_weight, cv, repeats, params
+    source, label, positive, classes, exclude, split, keep_copies, group, metric_weight
+        As in `featbank.fit`.
+    cv, repeats, params
         As in `featbank.fit`.
     random_state, n_jobs
-        As in `featbank.fit`.
+        As there.
     progress : callable, optional
         Called as ``progress(done, total)`` after each candidate.
 
@@ -103,6 +106,7 @@ def select(
             random_state=random_state,
             group=group,
             metric_weight=metric_weight,
+            keep_copies=keep_copies,
         )
         costs, said = _costs(blocks) if cost else ({}, [])
         result = rows.score(

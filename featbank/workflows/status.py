@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -21,6 +22,7 @@ from featbank.data.decode import DecodeLimits, read_bytes
 from featbank.data.index import Index, IndexedSource
 from featbank.errors import ImageError
 from featbank.workflows.extract import Model
+from featbank.workflows.moves import MissingSource, find_old, missing_sources
 from featbank.workflows.survey import Surveyed, causes_of, name_sources, survey
 
 __all__ = ["Status", "status"]
@@ -33,8 +35,12 @@ class Status:
     Attributes
     ----------
     images : int
-    new, changed, renamed : list of str
-        Paths whose bytes the bank has never read, knew otherwise, or knows under another name.
+    new, changed : list of str
+        Paths whose bytes the bank has never read, or knew otherwise.
+    renamed : list of str
+        Paths whose bytes the bank knows under a name that is gone from the same source.
+    copied : list of str
+        Paths whose bytes the bank knows under a name that is still there, or in another source.
     removed : list of str
         Paths that the bank knows and that are gone.
     failed : list of (str, str)
@@ -51,6 +57,8 @@ class Status:
         Columns that the bank does not have for every known image.
     missing : dict of str to int
         How many of the images to compute lack each column that was asked for.
+    missing_sources : tuple of MissingSource
+        Sources of the bank whose folder or table is gone.
     """
 
     images: int
@@ -64,6 +72,8 @@ class Status:
     recipe_differs: list[str]
     missing_columns: list[str] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
+    copied: list[str] = field(default_factory=list)
+    missing_sources: tuple[MissingSource, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, and the paths under ``details``, for JSON."""
@@ -71,6 +81,7 @@ class Status:
             "new": self.new,
             "changed": self.changed,
             "renamed": self.renamed,
+            "copied": self.copied,
             "removed": self.removed,
             "failed": [{"path": path, "reason": reason} for path, reason in self.failed],
         }
@@ -82,6 +93,7 @@ class Status:
             "recipe_differs": self.recipe_differs,
             "missing_columns": self.missing_columns,
             "missing": self.missing,
+            "missing_sources": [one.to_dict() for one in self.missing_sources],
             "details": lists,
         }
 
@@ -104,7 +116,8 @@ def status(
     limits = limits or DecodeLimits()
     target = look(bank)
     assert model.recipe is not None
-    named = name_sources(sources, target.sources if target else {})
+    described = target.sources if target else {}
+    named = name_sources(sources, described)
     index = target.index if target else Index()
     surveyed, tables = survey(named, target, model.recipe, columns, index=index)
     everything = list(index.sources.values())
@@ -112,6 +125,12 @@ def status(
     for part in surveyed:
         found.add(part)
     recipes = target.recipes if target else []
+    missing = missing_sources(described)
+    for part in surveyed:
+        old = find_old(part.now, part.source.kind, missing, index)
+        if old is not None:
+            place = part.source.table or part.source.root
+            missing[missing.index(old[0])] = dataclasses.replace(old[0], moved_to=place)
     return Status(
         images=sum(len(part.now) for part in surveyed),
         new=found.new,
@@ -128,6 +147,8 @@ def status(
             for name in (column.name for column in columns)
             if (count := found.lacking[name] + found.unread)
         },
+        copied=found.copied,
+        missing_sources=tuple(missing),
     )
 
 
@@ -190,6 +211,7 @@ class _Found:
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     renamed: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     reused: int = 0
@@ -200,8 +222,10 @@ class _Found:
     def add(self, part: Surveyed) -> None:
         now, plan, before = part.now, part.plan, part.before
         was = before.match(now.listing.names) if before else np.full(len(now), -1)
+        left: Counter[bytes] = Counter()  # bytes of names that are gone
         if before is not None:
             gone = np.flatnonzero(~_marked(len(before), was))
+            left.update(before.digest[row].tobytes() for row in gone.tolist() if before.known[row])
             self.removed += [os.fsdecode(before.path(row)) for row in gone.tolist()]
         self.reused += int(plan.reused.sum())
         for row in map(int, np.flatnonzero(plan.failed)):
@@ -209,12 +233,20 @@ class _Found:
         for row in map(int, np.flatnonzero(plan.compute)):
             self._lacks(now.digest[row])
         for row in map(int, np.flatnonzero(plan.unknown)):
-            self._unknown(now, row, before if was[row] >= 0 else None, int(was[row]))
+            self._unknown(now, row, before if was[row] >= 0 else None, int(was[row]), left)
 
     def _unknown(
-        self, now: IndexedSource, row: int, before: IndexedSource | None, was: int
+        self,
+        now: IndexedSource,
+        row: int,
+        before: IndexedSource | None,
+        was: int,
+        left: Counter[bytes],
     ) -> None:
-        """Take in a row whose bytes are unknown; `before` is None if its name is, too."""
+        """Take in a row whose bytes are unknown; `before` is None if its name is, too.
+
+        `left` counts, by their bytes, the source's names that are gone.
+        """
         path = os.fsdecode(now.path(row))
         size = int(now.listing.size[row])
         digest, readable = None, size >= 0
@@ -239,8 +271,11 @@ class _Found:
             return
         if had and not same:
             self.changed.append(path)
-        elif not had and digest in self.known.digests:
+        elif not had and digest is not None and left[digest]:
+            left[digest] -= 1
             self.renamed.append(path)
+        elif not had and digest in self.known.digests:
+            self.copied.append(path)
         elif not had:
             self.new.append(path)
         if digest is None:

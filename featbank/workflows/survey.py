@@ -17,6 +17,7 @@ from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import Source, free_name, open_source, scan_all
 from featbank.errors import DataError
 from featbank.extraction.plan import SourcePlan, plan_source
+from featbank.workflows.moves import MissingSource, find_old
 
 __all__ = ["Surveyed", "causes_of", "decode_cause", "name_sources", "open_sources", "survey"]
 
@@ -31,12 +32,15 @@ class Surveyed:
     before : IndexedSource or None
     now : IndexedSource
     plan : SourcePlan
+    replaces : tuple of str
+        Names of the sources that it takes the place of.
     """
 
     source: Source
     before: IndexedSource | None
     now: IndexedSource
     plan: SourcePlan
+    replaces: tuple[str, ...] = ()
 
 
 def open_sources(locations: Any, **options: Any) -> list[Source]:
@@ -112,10 +116,12 @@ def survey(
     retry_failed: bool = False,
     paranoid: bool = False,
     index: Index | None = None,
+    replacing: Sequence[MissingSource] = (),
 ) -> tuple[list[Surveyed], list[Rows]]:
     """Scan sources and plan what is to be read; also return what the bank has of each column.
 
-    Whoever has read the bank's `index` already can give it.
+    Whoever has read the bank's `index` already can give it. A source that one of `replacing` moved
+    to takes its place.
     """
     if index is None and bank is not None:
         index = bank.index
@@ -125,12 +131,18 @@ def survey(
         tables = [bank.rows(recipe.fingerprint, column) for column in columns]
     causes = causes_of(recipe) if recipe else []
     names = [column.name for column in columns]
-    found = []
+    found: list[Surveyed] = []
     sources = list(sources)
     for source, listing in zip(sources, scan_all(sources), strict=True):
         before = index.sources.get(source.name) if index else None
         root = os.fsencode(source.root)
         now = (before or IndexedSource.new(source.name, root, listing)).carried_to(root, listing)
+        replaces: tuple[str, ...] = ()
+        left = [one for one in replacing if not any(one.name in part.replaces for part in found)]
+        if index and left and (old := find_old(now, source.kind, left, index)):
+            replaces = (old[0].name, *([source.name] if before is not None else []))
+            source, now = dataclasses.replace(source, name=old[0].name), old[1]
+            before = index.sources[source.name]
         if recipe is not None:
             if before is not None and bank is not None and recipe.fingerprint not in now.requested:
                 # An older version indexed it: what it has was asked for.
@@ -139,5 +151,5 @@ def survey(
         sniffed = look_inside(root, listing.ignored, now.sniffed)
         now = dataclasses.replace(now, sniffed=sniffed)
         plan = plan_source(now, tables, causes=causes, retry_failed=retry_failed, paranoid=paranoid)
-        found.append(Surveyed(source, before, now, plan))
+        found.append(Surveyed(source, before, now, plan, replaces))
     return found, tables

@@ -225,7 +225,7 @@ def test_some_images_are_read_by_their_rows(bank):
 
 
 def test_an_unknown_label_is_an_error_before_anything_is_read(bank):
-    with pytest.raises(DataError, match="has no column 'ag'"):
+    with pytest.raises(DataError, match="no column 'ag'"):
         bank.locate(layer="stage", label="ag")
 
 

@@ -155,8 +155,29 @@ def test_a_subfolder_of_a_known_source_is_a_source_of_its_own(place: Place) -> N
 
     here = len(os.listdir(place.data / "a"))
     assert (found.images, found.new, found.changed) == (here, [], [])
-    assert len(found.renamed) == here - 1
+    assert (len(found.copied), found.renamed) == (here - 1, [])
     assert [path for path, _ in found.failed] == [str(bad)]
     assert (found.reused, found.to_compute) == (here - 1, 0)
     done = place.extract("a")
     assert (done.images, done.computed, done.failed) == (here, 0, 1)
+
+
+def test_a_file_under_a_second_name_is_a_copy_and_under_another_name_renamed(place: Place) -> None:
+    place.extract()
+    second = shutil.copy(place.paths[0], place.data / "a" / "second.png")
+    other = place.paths[1].rename(place.data / "b" / "other.png")
+    twice = shutil.copy(other, place.data / "b" / "twice.png")
+
+    found = place.look()
+
+    assert (found.renamed, found.copied) == ([str(other)], [str(second), str(twice)])
+    assert (found.new, found.to_compute, found.reused) == ([], 0, 14)
+
+
+def test_a_copy_of_the_whole_folder_is_not_called_renamed(place: Place) -> None:
+    place.extract()
+    shutil.copytree(place.data, place.data.parent / "again")
+
+    found = status(place.bank, open_sources(place.data.parent / "again"), place.model, COLUMNS)
+
+    assert (len(found.copied), found.renamed, found.missing_sources) == (12, [], ())

@@ -75,6 +75,7 @@ def measure(
     groups: Any = None,
     digests: Any = None,
     metric_weight: Any = None,
+    keep_copies: bool = False,
     random_state: int = 0,
     n_jobs: int | None = None,
     progress: Progress | None = None,
@@ -87,8 +88,10 @@ def measure(
     ----------
     blocks : mapping of str to array-like of shape (n, d)
         Features of the same images by layer; d may differ. One after the other is read.
-    y, cv, repeats, splits, groups, digests, metric_weight, tune, params, random_state, n_jobs
+    y, cv, repeats, splits, groups, digests, keep_copies, metric_weight
         As in `featbank.cross_validate`.
+    tune, params, random_state, n_jobs
+        As there.
     head : str or estimator
         What layers are compared by.
     last : str, optional
@@ -122,6 +125,7 @@ def measure(
         "groups": groups,
         "digests": digests,
         "metric_weight": metric_weight,
+        "keep_copies": keep_copies,
     }
     seed = {"random_state": random_state, "n_jobs": n_jobs}
     layers: dict[str, _Layer] = {}

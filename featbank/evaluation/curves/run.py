@@ -42,6 +42,7 @@ def learning_curve(
     splits: Any = None,
     groups: Any = None,
     digests: Any = None,
+    keep_copies: bool = False,
     near_duplicates: Any = None,
     metric_weight: Any = None,
     tune: bool = True,
@@ -61,7 +62,7 @@ def learning_curve(
 
     Parameters
     ----------
-    X, y, head, splits, groups, digests, near_duplicates, metric_weight
+    X, y, head, splits, groups, digests, keep_copies, near_duplicates, metric_weight
         As in `featbank.cross_validate`.
     tune, params, class_weight, scoring, random_state, n_jobs
         As there.
@@ -117,6 +118,7 @@ def learning_curve(
         splits=splits,
         near=near_duplicates,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
     )
     found = candidates(
         head,

@@ -213,9 +213,10 @@ def _inputs(
     if near is None:
         return inputs
     # Images of a rare set may well be near-duplicates of one another, unlike those of a class.
-    some = iter(range(len(words)))
-    halves = [None if word is None else next(some) % 2 for word in words]
-    bound = checked(X, halves, near=near, **binding)
+    halves: list[int | None] = [None] * len(words)
+    for position, row in enumerate(inputs.rows.tolist()):
+        halves[row] = position % 2
+    bound = checked(X, halves, near=near, **{**binding, "keep_copies": True})
     return replace(inputs, units=bound.units, copies=bound.copies, near=bound.near)
 
 

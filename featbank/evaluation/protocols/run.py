@@ -34,6 +34,7 @@ def run_protocol(
     cv: float | None = None,
     groups: Any = None,
     digests: Any = None,
+    keep_copies: bool = False,
     near_duplicates: float | None = None,
     metric_weight: Any = None,
     head: Any = None,
@@ -57,7 +58,7 @@ def run_protocol(
         some of train out, and a note says so. Rows of None are left out.
     cv : float, optional
         Where there are no splits: the share of each class that is held out as test.
-    groups, digests, near_duplicates
+    groups, digests, keep_copies, near_duplicates
         As in `featbank.cross_validate`: what splits that are made here keep together. The score
         without learning from copies of test images stands beside.
     metric_weight : array-like of shape (n,), optional
@@ -112,6 +113,7 @@ def run_protocol(
         splits=splits,
         near=near_duplicates,
         metric_weight=metric_weight,
+        keep_copies=keep_copies,
     )
     train, valid, test, notes = parts_of(data, protocol, cv, random_state)
     if data.metric_weight is not None:

@@ -27,7 +27,7 @@ class RowWords:
     ----------
     bank : str
         Absolute path.
-    source, label, positive, classes, exclude, split, group, metric_weight
+    source, label, positive, classes, exclude, split, keep_copies, group, metric_weight
         As in `featbank.fit`.
     cv, repeats, random_state
         As in `featbank.fit`.
@@ -42,6 +42,7 @@ class RowWords:
     split: str | None = None
     group: str | None = None
     metric_weight: str | None = None
+    keep_copies: bool = False
     cv: int | float | None = None
     repeats: int = 1
     random_state: int = 0
@@ -69,6 +70,7 @@ class RowWords:
             random_state=self.random_state,
             group=self.group,
             metric_weight=self.metric_weight,
+            keep_copies=self.keep_copies,
         )
 
     @property
