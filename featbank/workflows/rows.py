@@ -255,7 +255,8 @@ def chosen_rows(
             title="metric weight",
         )
     strata = found.strata
-    if groups is not None:  # a copy's own group binds its image, too
+    if split is not None and not split.startswith("first"):  # which would count copies
+        # Copies go where their image goes, and bind it to their own groups.
         known = zip(selection.digests, strata, strict=True)
         of_image = {key.tobytes(): word for key, word in known if word is not None}
         strata = [

@@ -78,7 +78,7 @@ def test_moved_and_renamed_images_stay(bank: Bank) -> None:
     assert splits_of(bank) == before
     filled(bank, 12, name="copies")
     assert splits_of(bank) == before
-    assert rows(bank).notes == ()
+    assert [note.split(" left")[0] for note in rows(bank).notes] == ["36 copies"]
 
 
 def test_another_seed_label_or_spec_is_another_split(bank: Bank) -> None:
