@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -235,10 +236,10 @@ def fit(
 ) -> Fitted:
     """Fit on these rows and nothing else.
 
-    Hyper-parameters are chosen on the `inner` folds, the first of equal ones (the grids go from
-    strong to weak regularisation); then the head is fitted on all rows. Calibration and a threshold
-    are learned from predictions out of the inner folds; Platt's method,
-    which wants one of every row, from those out of the folds `across`, where there are any.
+    Hyper-parameters are chosen on the `inner` folds, as `featbank.heads.sweep` says; then the head
+    is fitted on all rows. Calibration and a threshold are learned from predictions out of the inner
+    folds; Platt's method, which wants one of every row, from those out of the folds `across`, where
+    there are any.
 
     Raises
     ------
@@ -267,7 +268,7 @@ def fit(
     with watched(candidate.name, len(y)) as notes, _spread_or_none(estimator):
         if values and inner:
             best, said = _choose(candidate, estimator, values, X, y, inner, weights)
-            estimator.set_params(**best)
+            estimator.set_params(**deepcopy(best))
             notes += said
         elif values:
             notes.append("a class is too small to choose parameters on; defaults were used.")
@@ -308,7 +309,7 @@ def choose(
     scoring: str | None = None,
     **fit_params: Any,
 ) -> dict[str, Any]:
-    """Return the best of `values` on the inner folds, the first of equal ones."""
+    """Return the best of `values` on the inner folds."""
     return sweep(estimator, values, X, y, inner, scoring=scoring, **fit_params).best_params
 
 

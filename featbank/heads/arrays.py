@@ -104,7 +104,7 @@ def choose_on(
     scoring: Any = None,
     **fit_params: Any,
 ) -> dict[str, Any]:
-    """Return the best of `values` on the folds, the first of equal ones, fitting as `fit_on` does.
+    """Return the best of `values` on the folds, as `best_of` chooses, fitting as `fit_on` does.
 
     `fit_params` have one entry a row.
     """
@@ -112,16 +112,20 @@ def choose_on(
     from sklearn.metrics import check_scoring
     from sklearn.model_selection import ParameterGrid
 
+    from featbank.heads.scoring import held_out_loss
+    from featbank.heads.sweep import best_of
+
     scorer = check_scoring(estimator, scoring=scoring)
     grid = list(ParameterGrid(values))
-    scores = np.zeros(len(grid))
+    scores, losses = np.zeros(len(grid)), np.zeros(len(grid))
     for learned, scored in folds:
         own = {name: np.asarray(value)[learned] for name, value in fit_params.items()}
         for i, params in enumerate(grid):
             fitted = clone(estimator).set_params(**params)
             fitted = fit_on(device, fitted, X[learned], y[learned], **own)
             scores[i] += scorer(fitted, X[scored], y[scored])
-    return dict(grid[int(scores.argmax())])
+            losses[i] += held_out_loss(fitted, X[scored], y[scored])
+    return dict(grid[best_of(grid, scores / len(folds), losses / len(folds))])
 
 
 def _check(device: str, estimator: Any) -> None:

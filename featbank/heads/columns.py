@@ -157,7 +157,6 @@ def sweep_blocks(
         )
         for layer in values[LAYER]
     ]
-    first = int(np.argmax([one.best_score for one in swept]))
     return Sweep(
         params=[
             {LAYER: layer, **params}
@@ -165,7 +164,7 @@ def sweep_blocks(
             for params in one.params
         ],
         scores=np.concatenate([one.scores for one in swept]),
-        best=sum(len(one.params) for one in swept[:first]) + swept[first].best,
+        losses=np.concatenate([one.losses for one in swept]),
     )
 
 

@@ -40,18 +40,18 @@ def fit_head(estimator: Any, X: Array, y: Array, **fit_params: Any) -> Any:
             raise ValueError("The number of samples must be more than the number of classes.")
         with np.errstate(invalid="ignore"):  # the spread is; see `featbank.heads.outputs`
             return estimator.fit(X, y, **fit_params)
-    if len(steps) == 2 and type(last).__name__ == "SVC":
+    if len(steps) > 1 and type(last).__name__ == "SVC":
         from featbank.heads.kernel import fit_by_gram, gram_bytes
         from featbank.heads.memory import SHARE, available_memory
 
-        name, svc = steps[1]
+        name, svc = steps[-1]
         rows = np.arange(len(X))
         values = {f"{name}__C": [svc.C]}
         task = as_task(estimator, values, X, y, [(rows, rows)], None, fit_params)
         have = available_memory()
         if task is not None and (have is None or gram_bytes(len(X)) <= SHARE * have):
-            weights = {} if task.scaling is None else {"sample_weight": task.scaling}
-            Z = steps[0][1].fit(X, **weights).transform(X)
+            weights = {k: w for k, w in fit_params.items() if k != f"{name}__sample_weight"}
+            Z = estimator[:-1].fit_transform(X, **weights)
             fit_by_gram(svc, Z, task.y, task.weights)
             return estimator
     return estimator.fit(X, y, **fit_params)

@@ -1,7 +1,8 @@
 """Kernel SVMs through one Gram matrix: a matrix product once, in place of a kernel inside libsvm.
 
 libsvm computes an RBF kernel entry by entry, in each fit anew. With the matrix given
-(``kernel="precomputed"``) it solves the same problem, and one matrix serves all values of C.
+(``kernel="precomputed"``) it solves the same problem: one matrix of distances serves all values of
+gamma, and one of the kernel all values of C.
 
 Rows of weight 0 are left out before there is a matrix. libsvm drops them too, but then reads the
 entries of a given matrix by the positions that rows had before, and solves another problem.
@@ -9,52 +10,69 @@ entries of a given matrix by the positions that rows had before, and solves anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fit_by_gram", "gamma_of", "gram", "gram_bytes", "precomputed", "suits", "weighing"]
+__all__ = [
+    "fit_by_gram",
+    "gamma_of",
+    "gram",
+    "gram_bytes",
+    "precomputed",
+    "squared_distances",
+    "suits",
+    "weighing",
+]
 
 Array = npt.NDArray[Any]
 
 
-def suits(svc: Any) -> bool:
-    """Tell whether an estimator is an `SVC` whose kernel is one that `gram` computes."""
+def suits(svc: Any, gammas: Sequence[Any]) -> bool:
+    """Tell whether an estimator is an `SVC` whose kernels, one a gamma, are those computed here."""
     from sklearn.svm import SVC
 
     return (
         type(svc) is SVC
         and svc.kernel == "rbf"
         and svc.probability in (False, "deprecated")
-        and (svc.gamma in ("scale", "auto") or isinstance(svc.gamma, float | int))
+        and all(gamma in ("scale", "auto") or isinstance(gamma, float | int) for gamma in gammas)
     )
 
 
-def gamma_of(svc: Any, X: Array) -> float:
-    """Return the width that `svc` would fit features of shape (n, d) with."""
-    if svc.gamma == "scale":
+def gamma_of(gamma: Any, X: Array) -> float:
+    """Return the width that an `SVC` would fit features of shape (n, d) with."""
+    if gamma == "scale":
         variance = X.var(dtype=np.float64)
         return 1.0 / (X.shape[1] * variance) if variance else 1.0
-    return 1.0 / X.shape[1] if svc.gamma == "auto" else float(svc.gamma)
+    return 1.0 / X.shape[1] if gamma == "auto" else float(gamma)
 
 
-def gram(A: Array, B: Array, gamma: float) -> Array:
-    """Return ``exp(-gamma * |a - b|^2)`` for rows of A (n, d) and B (m, d), (n, m) float64."""
-    distance = A @ B.T
+def squared_distances(A: Array, B: Array) -> Array:
+    """Return ``|a - b|^2`` for rows of A (n, d) and B (m, d), shape (n, m)."""
+    distance: Array = A @ B.T
     distance *= -2
     distance += np.einsum("ij,ij->i", A, A)[:, None]
     distance += np.einsum("ij,ij->i", B, B)
     np.maximum(distance, 0, out=distance)
     if A is B:
         np.fill_diagonal(distance, 0)
-    return np.exp(distance.astype(np.float64) * -gamma)
+    return distance
+
+
+def gram(distance: Array, gamma: float) -> Array:
+    """Return ``exp(-gamma * distance)``, float64."""
+    found = distance.astype(np.float64)
+    found *= -gamma
+    return np.exp(found, out=found)
 
 
 def gram_bytes(n: int, m: int = 0) -> int:
     """Return the bytes of Gram matrices of n rows with themselves and with m others.
 
-    The first is held three times: in float32 while it is made, in float64, and by libsvm.
+    The first is held three times: as distances in float32, as a kernel in float64, and by libsvm.
     """
     return 20 * n * n + 8 * n * m
 
@@ -94,12 +112,12 @@ def fit_by_gram(svc: Any, X: Array, y: Array, sample_weight: Array | None = None
     sample_weight : ndarray of shape (n,), optional
         Each class has a row of weight above 0.
     """
-    gamma = gamma_of(svc, X)
+    gamma = gamma_of(svc.gamma, X)
     rows = weighing(sample_weight)
     classes, codes = np.unique(y, return_inverse=True)
     given = X[rows]
     solved = precomputed(svc, y, codes).fit(
-        gram(given, given, gamma),
+        gram(squared_distances(given, given), gamma),
         codes[rows],
         None if sample_weight is None else sample_weight[rows],
     )

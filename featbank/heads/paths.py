@@ -1,6 +1,7 @@
 """Paths: what `featbank.heads.sweep` knows to do at once, one function for each kind of head.
 
-Each takes a `Task` and returns scores of shape (values, folds), NaN where a value was not tried.
+Each takes a `Task` and returns scores and log losses, of shape (settings, folds, 2): settings in
+the order of `sklearn.model_selection.ParameterGrid`, NaN where one was not tried.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from featbank.heads.memory import check_memory
 from featbank.heads.plain import softmax
 from featbank.heads.ridge import ridge_decisions, targets_of
 from featbank.heads.scoring import Answers
-from featbank.heads.sweep import COARSE, Task
+from featbank.heads.sweep import COARSE, Task, best_of
 
 __all__ = ["PATHS"]
 
@@ -84,7 +85,7 @@ def linear_svm(task: Task) -> Array:
 
 
 def svm(task: Task) -> Array:
-    """One Gram matrix a fold for all values of C."""
+    """One matrix of distances a fold, and one Gram matrix a gamma for all values of C."""
     n = max(len(rows) for rows, _ in task.folds)
     m = max(len(held) for _, held in task.folds)
     check_memory(
@@ -92,21 +93,24 @@ def svm(task: Task) -> Array:
         f"the Gram matrix of an SVM on {n} images",
         "use linear-svm or logreg, or fewer images",
     )
-    scores = np.empty((len(task.values), len(task.folds)))
+    costs, gammas = task.grid["C"], task.grid["gamma"]
+    found = np.empty((len(costs), len(gammas), len(task.folds), 2))
     for f, (rows, held) in enumerate(task.folds):
         X, others = _scaled(task, rows, held)
-        gamma = kernel.gamma_of(task.last, X)
+        widths = [kernel.gamma_of(gamma, X) for gamma in gammas]
         solver = kernel.precomputed(task.last, task.y[rows], task.codes[rows])
         if task.weights is not None:
             weighing = kernel.weighing(task.weights[rows])
             X, rows = X[weighing], rows[weighing]
-        square, across = kernel.gram(X, X, gamma), kernel.gram(others, X, gamma)
-        for v, C in enumerate(task.values):
-            svc = clone(solver).set_params(C=C)
-            svc.fit(square, task.codes[rows], **_weighted(task.weights, rows))
-            said = Answers(task.classes, svc.predict(across), svc.decision_function(across))
-            scores[v, f] = task.score(said, held)
-    return scores
+        square, across = (kernel.squared_distances(A, X) for A in (X, others))
+        for g, width in enumerate(widths):
+            inside, outside = kernel.gram(square, width), kernel.gram(across, width)
+            for c, C in enumerate(costs):
+                svc = clone(solver).set_params(C=C)
+                svc.fit(inside, task.codes[rows], **_weighted(task.weights, rows))
+                said = Answers(task.classes, svc.predict(outside), svc.decision_function(outside))
+                found[c, g, f] = task.judge(said, held)
+    return found.reshape(-1, len(task.folds), 2)
 
 
 def ridge(task: Task) -> Array:
@@ -118,7 +122,7 @@ def ridge(task: Task) -> Array:
     return np.array(
         [
             [
-                task.score(Answers.by(task.classes, one if one.shape[1] > 1 else one[:, 0]), held)
+                task.judge(Answers.by(task.classes, one if one.shape[1] > 1 else one[:, 0]), held)
                 for one, (_, held) in zip(of_alpha, task.folds, strict=True)
             ]
             for of_alpha in decisions
@@ -130,7 +134,7 @@ def lda(task: Task) -> Array:
     """One pooled covariance a fold; each shrinkage is a Cholesky factorisation of its own."""
     from scipy.linalg import cho_factor, cho_solve
 
-    scores = np.empty((len(task.values), len(task.folds)))
+    scores = np.empty((len(task.values), len(task.folds), 2))
     k = len(task.classes)
     for f, (rows, held) in enumerate(task.folds):
         given, others = _scaled(task, rows, held)
@@ -153,13 +157,13 @@ def lda(task: Task) -> Array:
             decision = others @ coef - (means.T * coef).sum(axis=0) / 2 + np.log(share)
             if k == 2:
                 decision = decision[:, 1] - decision[:, 0]
-            scores[v, f] = task.score(_likely(task.classes, decision), held)
+            scores[v, f] = task.judge(_likely(task.classes, decision), held)
     return scores
 
 
 def knn(task: Task) -> Array:
     """Find the neighbours of the largest k once a fold; the first of them are a smaller k's."""
-    scores = np.empty((len(task.values), len(task.folds)))
+    scores = np.empty((len(task.values), len(task.folds), 2))
     k = len(task.classes)
     for f, (rows, held) in enumerate(task.folds):
         X, others = _scaled(task, rows, held)
@@ -171,7 +175,7 @@ def knn(task: Task) -> Array:
         for v, count in enumerate(task.values):
             share = votes[:, count - 1] / count
             said = Answers(task.classes, share.argmax(axis=1), None, lambda p=share: p)  # type: ignore[misc]
-            scores[v, f] = task.score(said, held)
+            scores[v, f] = task.judge(said, held)
     return scores
 
 
@@ -205,11 +209,14 @@ def _likely(classes: Array, decision: Array) -> Answers:
 
 
 def _scaled(task: Task, rows: Array, held: Array) -> tuple[Array, Array]:
-    """Return a fold's features, scaled by the rows that it learns from."""
-    if task.scaler is None:
-        return task.X[rows], task.X[held]
-    scaler = clone(task.scaler).fit(task.X[rows], **_weighted(task.scaling, rows))
-    return scaler.transform(task.X[rows]), scaler.transform(task.X[held])
+    """Return a fold's features, scaled by the rows that it is fitted on."""
+    X, others = task.X[rows], task.X[held]
+    if task.scaler is not None:
+        scaler = clone(task.scaler).fit(X, **_weighted(task.scaling, rows))
+        X, others = scaler.transform(X), scaler.transform(others)
+    if task.normalizer is not None:
+        X, others = (clone(task.normalizer).fit_transform(part) for part in (X, others))
+    return X, others
 
 
 def _weighted(weights: Array | None, rows: Array) -> dict[str, Array]:
@@ -276,9 +283,9 @@ def _ascending(
         groups.append((members, design, loss, folds))
 
     C = np.asarray(task.values, dtype=np.float64)
-    scores = np.full((len(C), len(task.folds)), np.nan)
+    scores = np.full((len(C), len(task.folds), 2), np.nan)
     solved: dict[int, list[Solution]] = {}
-    for v in _order(C, scores, bounded=task.bounded):
+    for v in _order(C, scores):
         lower = sorted((u for u in solved if C[u] < C[v]), key=C.__getitem__)
         found = []
         for g, (members, design, loss, folds) in enumerate(groups):
@@ -297,7 +304,7 @@ def _ascending(
                     logits = solution.logits[own][:, :, held]
                 else:
                     logits = solution.decide(whole.Z[held], folds)
-                scores[v, f] = task.score(answers(logits.reshape(-1, len(held))), held)
+                scores[v, f] = task.judge(answers(logits.reshape(-1, len(held))), held)
             found.append(solution)
         solved[v] = found
         for u in [*solved][:-2]:  # a search that comes back to it makes them anew
@@ -305,14 +312,11 @@ def _ascending(
     return scores
 
 
-def _order(C: Array, scores: Array, *, bounded: bool) -> Iterator[int]:
-    """Yield the values to try next, looking at the scores of those before."""
+def _order(C: Array, found: Array) -> Iterator[int]:
+    """Yield the values to try next, looking at the scores and losses of those before."""
     ascending = np.argsort(C, kind="stable")
     if len(C) < COARSE:
-        for v in ascending:
-            yield int(v)
-            if bounded and scores[v].min() >= 1:
-                return
+        yield from (int(v) for v in ascending)
         return
     # A step of more than a decade costs as much as the values that it leaps over.
     decades = float(np.log10(C.max() / C.min()))
@@ -324,20 +328,28 @@ def _order(C: Array, scores: Array, *, bounded: bool) -> Iterator[int]:
     for place in places:
         yield int(ascending[place])
         tried.append(place)
-        if (bounded and scores[ascending[place]].min() >= 1) or _falls(scores[ascending[tried]]):
+        if _falls(found[ascending[tried]]):
             break
     while step > 1:
         step //= 2
-        best = max(sorted(tried), key=lambda place: scores[ascending[place]].mean())
+        known = sorted(tried)
+        best = known[_best(found[ascending[known]])]
         for place in (best - step, best + step):
             if 0 <= place < len(C) and place not in tried:
                 yield int(ascending[place])
                 tried.append(place)
 
 
-def _falls(scores: Array) -> bool:
+def _best(found: Array) -> int:
+    """Return which of ascending values is the best, as `featbank.heads.sweep.best_of` does."""
+    means, losses = found.mean(axis=1).T
+    return best_of([{"place": place} for place in range(len(found))], means, losses)
+
+
+def _falls(found: Array) -> bool:
     """Tell whether ascending values are past the best: two clearly worse, or three no better."""
-    best = int(scores.mean(axis=1).argmax())
+    scores = found[..., 0]
+    best = _best(found)
     later = scores[best + 1 :]
     if len(later) >= 3:
         return True

@@ -52,11 +52,14 @@ class PlainHead(ABC):
     ----------
     classes_ : ndarray of shape (K,)
     mean, scale : ndarray of shape (d,)
+    unit_rows : bool
+        Whether rows are scaled to unit length after that.
     """
 
     classes_: Array
     mean: Array
     scale: Array
+    unit_rows: bool
 
     @property
     def n_features_in_(self) -> int:
@@ -81,6 +84,9 @@ class PlainHead(ABC):
         X /= self.scale.astype(X.dtype)
         if not np.isfinite(X).all():
             raise ValueError("X contains NaN, infinity or a value too large.")
+        if self.unit_rows:
+            length = np.sqrt(np.einsum("ij,ij->i", X, X))[:, None]
+            X /= np.where(length > 10 * np.finfo(X.dtype).eps, length, 1)
         return X
 
     @abstractmethod
@@ -247,14 +253,22 @@ def _read_anew(found: tuple[str, SimpleNamespace]) -> Any:
 def _head(found: tuple[str, SimpleNamespace]) -> PlainHead:
     """Return the plain head of a pipeline, or raise."""
     name, pipeline = found
-    (_, (scaler_name, scaler)), (_, (last_name, last)) = pipeline.steps
+    (_, (scaler_name, scaler)), *between, (_, (last_name, last)) = pipeline.steps
     _require(name == "sklearn.pipeline.Pipeline")
     _require(scaler_name == "sklearn.preprocessing._data.StandardScaler")
-    _require(scaler.with_mean is True and scaler.with_std is True)
-    classes, d = last.classes_, len(scaler.mean_)
+    for _, (row_scaler_name, row_scaler) in between:
+        _require(row_scaler_name == "sklearn.preprocessing._data.Normalizer")
+        _require(row_scaler.norm == "l2")
+    classes, d = last.classes_, int(scaler.n_features_in_)
     k = len(classes)
-    _require(k > 1 and scaler.n_features_in_ == last.n_features_in_ == d)
-    scaling = classes, _floats(scaler.mean_, d), _floats(scaler.scale_, d)
+    _require(k > 1 and last.n_features_in_ == d)
+    if scaler.with_mean is False and scaler.with_std is False:
+        _require(d > 0 and bool(between))
+        mean, scale = np.zeros(d), np.ones(d)
+    else:
+        _require(scaler.with_mean is True and scaler.with_std is True)
+        mean, scale = _floats(scaler.mean_, d), _floats(scaler.scale_, d)
+    scaling = classes, mean, scale, bool(between)
     if last_name == "featbank.heads.mlp.MLPHead":
         sizes = [d, *(len(intercept) for intercept in last.intercepts_)]
         _require(len(last.coefs_) == len(sizes) - 1 > 0 and sizes[-1] == k)

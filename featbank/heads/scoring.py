@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer
 from sklearn.utils.metaestimators import available_if
 
-__all__ = ["Answers", "OverViews", "scorer"]
+__all__ = ["Answers", "OverViews", "held_out_loss", "judge", "loss_like", "scorer"]
 
 Array = npt.NDArray[Any]
 
@@ -112,7 +112,7 @@ class OverViews:
         classes = estimator.classes_
         codes = np.searchsorted(classes, estimator.predict(X))
         answers = self.averaged(Answers(classes, codes, decision, probability))
-        own, _ = scorer(self.scoring, y[:: self.views])
+        own = scorer(self.scoring, y[:: self.views])
         return own(answers, np.arange(len(y) // self.views))
 
 
@@ -122,8 +122,8 @@ def mean_of_views(values: Array, views: int) -> Array:
     return mean
 
 
-def scorer(scoring: Any, y: Array) -> tuple[Callable[[Answers, Array], float], bool]:
-    """Return the score of answers about some of the rows, and whether it can't be above 1.
+def scorer(scoring: Any, y: Array) -> Callable[[Answers, Array], float]:
+    """Return the score of answers about some of the rows.
 
     Parameters
     ----------
@@ -133,14 +133,37 @@ def scorer(scoring: Any, y: Array) -> tuple[Callable[[Answers, Array], float], b
         Labels of all rows.
     """
     if isinstance(scoring, OverViews):
-        own, bounded = scorer(scoring.scoring, y)
+        own = scorer(scoring.scoring, y)
         views = scoring.views
-        return lambda answers, rows: own(scoring.averaged(answers), rows[::views]), bounded
+        return lambda answers, rows: own(scoring.averaged(answers), rows[::views])
     if scoring is None or scoring == "accuracy":
-        return lambda answers, rows: float(np.mean(answers.predict(None) == y[rows])), True
+        return lambda answers, rows: float(np.mean(answers.predict(None) == y[rows]))
     score = get_scorer(scoring) if isinstance(scoring, str) else scoring
+    return lambda answers, rows: float(score(answers, np.zeros((len(rows), 1)), y[rows]))
 
-    def of(answers: Answers, rows: Array) -> float:
-        return float(score(answers, np.zeros((len(rows), 1)), y[rows]))
 
-    return of, isinstance(scoring, str) and not scoring.startswith(("neg_", "d2_"))
+def held_out_loss(estimator: Any, X: Array, y: Array) -> float:
+    """Return the log loss of an estimator's probabilities, a scorer; NaN where it has none.
+
+    A probability below float32's precision, or that is no number, counts as that precision.
+    """
+    if not hasattr(estimator, "predict_proba"):
+        return np.nan
+    probability = np.nan_to_num(estimator.predict_proba(X))
+    own = np.zeros(len(y))
+    if probability.shape == (len(y), len(estimator.classes_)):
+        own = (probability * (np.asarray(y)[:, None] == estimator.classes_)).sum(axis=1)
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).eps)).mean())
+
+
+def loss_like(scoring: Any) -> Callable[[Any, Array, Array], float]:
+    """Return `held_out_loss`, of images where `scoring` is of images."""
+    if isinstance(scoring, OverViews):
+        return OverViews(held_out_loss, scoring.views)
+    return held_out_loss
+
+
+def judge(scoring: Any, y: Array) -> Callable[[Answers, Array], tuple[float, float]]:
+    """Return a function to the score and the log loss of answers about some of the rows."""
+    score, loss = scorer(scoring, y), scorer(loss_like(scoring), y)
+    return lambda answers, rows: (score(answers, rows), loss(answers, rows))

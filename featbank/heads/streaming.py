@@ -181,6 +181,8 @@ def fit_streamed(
     from sklearn.metrics import check_scoring
 
     from featbank.heads.mlp import MLPHead
+    from featbank.heads.scoring import held_out_loss
+    from featbank.heads.sweep import best_of
 
     if not can_stream(estimator):
         raise HeadError(
@@ -200,12 +202,14 @@ def fit_streamed(
         every = max(1, -(-len(scored) // _SCORED))
         told = X.take(scored[::every])
         scorer = check_scoring(estimator, scoring=scoring)
-        scores = []
+        scores, losses = [], []
         weights = None if sample_weight is None else sample_weight[learned]
         for coef, intercept in _fit_logistic(estimator, X[learned], y[learned], weights, choices):
             last.coef_, last.intercept_ = coef, intercept
             scores.append(scorer(estimator, told, y[scored[::every]]))
-        best = {name: choices[int(np.argmax(scores))]}
+            losses.append(held_out_loss(estimator, told, y[scored[::every]]))
+        settings = [{name: choice} for choice in choices]
+        best = settings[best_of(settings, np.array(scores), np.array(losses))]
         estimator.set_params(**best)
     ((last.coef_, last.intercept_),) = _fit_logistic(estimator, X, y, sample_weight, [last.C])
     return best

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +56,11 @@ class HeadFit:
         by_step = config_context(enable_metadata_routing=False)
         with by_step if self.weights else contextlib.nullcontext():
             best = self._chosen(X, y) if self.tune else {}
-            fit_head(self.estimator.set_params(**best), X, y, **self.weights)
+            fit_head(self.estimator.set_params(**deepcopy(best)), X, y, **self.weights)
         return best
 
     def _chosen(self, X: Array, y: Array) -> dict[str, Any]:
-        """Choose from the head's grid, in folds that part no equal rows; the first of equals."""
+        """Choose from the head's grid, in folds that part no equal rows."""
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) == 1:
             raise EvaluationError(

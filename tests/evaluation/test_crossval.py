@@ -3,10 +3,11 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_digits, make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer
 from sklearn.svm import SVC
 
 from featbank.errors import EvaluationError, HeadError
@@ -100,7 +101,9 @@ def test_nested_scores_equal_a_plain_loop():
     for f, params in enumerate(result.fold_params):
         test = result.predictions.rows[result.predictions.fold == f]
         train = np.setdiff1d(np.arange(150), test)
-        plain = make_pipeline(StandardScaler(), SVC(C=params["svc__C"], cache_size=500))
+        own = {key.removeprefix("svc__"): value for key, value in params.items()}
+        scaler = clone(own.pop("standardscaler"))
+        plain = make_pipeline(scaler, Normalizer(), SVC(**own))
         accuracy = plain.fit(X[train], NAMES[train]).score(X[test], NAMES[test])
         assert result.metrics["accuracy"].values[f] == pytest.approx(accuracy)
 

@@ -3,11 +3,12 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from featbank.heads import make_head
 from featbank.heads.fits import fit_head
-from featbank.heads.kernel import gamma_of, gram
+from featbank.heads.kernel import gamma_of, gram, squared_distances
 from featbank.heads.soundness import is_sound_svc
 
 
@@ -18,19 +19,23 @@ def data(k=2, n=200):
 
 def test_a_gram_matrix_is_that_of_the_kernel():
     X, _ = data()
-    np.testing.assert_allclose(gram(X, X[:50], 0.02), rbf_kernel(X, X[:50], gamma=0.02), rtol=2e-5)
-    np.testing.assert_array_equal(np.diag(gram(X, X, 0.02)), 1)
+    distance = squared_distances(X, X[:50])
+    np.testing.assert_allclose(gram(distance, 0.02), rbf_kernel(X, X[:50], gamma=0.02), rtol=2e-5)
+    np.testing.assert_array_equal(np.diag(gram(squared_distances(X, X), 0.02)), 1)
 
 
 @pytest.mark.parametrize("gamma", ["scale", "auto", 0.3])
 def test_gamma_is_what_the_estimator_would_take(gamma):
     X, y = data()
     svc = SVC(gamma=gamma).fit(X, y)
-    assert gamma_of(svc, X) == pytest.approx(svc._gamma, rel=1e-6)
+    assert gamma_of(gamma, X) == pytest.approx(svc._gamma, rel=1e-6)
 
 
 @pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}, {"gamma": 0.01, "C": 0.5}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"class_weight": "balanced"}, {"gamma": 0.01, "standardscaler": StandardScaler()}],
+)
 def test_an_svm_fitted_by_its_gram_matrix_is_the_rbf_svm(k, options):
     X, y = data(k)
     ours = fit_head(make_head("svm", **options), X, y)
@@ -71,7 +76,7 @@ def test_rows_of_weight_zero_take_no_part_in_a_gram_matrix(k, class_weight):
     np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=5e-3)
     assert (weights[ours[-1].support_] > 0).all()
     np.testing.assert_allclose(
-        ours[-1].support_vectors_, ours[0].transform(X)[ours[-1].support_], rtol=1e-6
+        ours[-1].support_vectors_, ours[:-1].transform(X)[ours[-1].support_], rtol=1e-6
     )
     assert is_sound_svc(ours[-1])
 

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from featbank.errors import ClassifierError
 from featbank.heads import list_heads, make_head
@@ -58,6 +59,17 @@ def test_a_plain_head_says_what_the_estimator_says(name, classes, dtype):
     np.testing.assert_array_equal(plain.predict(rows), head.predict(rows))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_plain_svm_standardises_where_that_was_chosen(dtype):
+    head = fitted("svm", LABELS["four"], standardscaler=StandardScaler())
+    rows = np.vstack([NEW, np.zeros_like(NEW[:1])]).astype(dtype)
+    plain = read(head)
+    assert isinstance(plain, PlainHead)
+    told, expected = outputs(plain, rows), outputs(head, rows)
+    np.testing.assert_array_equal(told.codes, expected.codes)
+    np.testing.assert_allclose(told.scores, expected.scores, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("classes", ["two", "four"])
 @pytest.mark.parametrize("name", list_heads())
 def test_a_head_with_a_temperature_and_a_threshold_is_read_as_it_was(name, classes):
@@ -105,9 +117,9 @@ def test_a_head_of_another_make_stays_an_estimator(name, params):
 
 
 def test_a_tie_between_two_classes_falls_as_in_libsvm():
-    head = fitted("svm", LABELS["two"])
+    head = fitted("svm", LABELS["two"], gamma=1e6)
     head[-1]._intercept_[:] = 0.0
-    far = np.full((1, 8), 1e6, np.float32)  # no support vector is near: the decision is 0
+    far = np.array([[1, -1] * 4], np.float32)  # no support vector is near: the decision is 0
     assert head.decision_function(far) == 0
 
     assert read(head).predict(far) == head.predict(far)

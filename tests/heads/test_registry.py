@@ -6,6 +6,7 @@ import pytest
 from sklearn.datasets import make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import ParameterGrid
 
 from featbank.errors import FeatbankError, HeadError, UnknownHead
 from featbank.heads import grid, list_heads, make_head
@@ -39,8 +40,8 @@ def test_every_head_fits_the_same_twice_and_has_a_grid_that_it_takes(name):
     assert first.score(X32, Y) > 0.5
 
 
-def test_grids_of_support_vector_machines_hold_eight_values_and_mlp_none():
-    assert len(grid("svm")["svc__C"]) >= 8
+def test_grids_of_support_vector_machines_hold_eight_settings_and_mlp_none():
+    assert len(ParameterGrid(grid("svm"))) >= 8
     assert len(grid("linear-svm")["linearsvc__C"]) >= 8
     assert grid("mlp") == {}
     assert grid(make_head("svm")) == {}
@@ -48,7 +49,9 @@ def test_grids_of_support_vector_machines_hold_eight_values_and_mlp_none():
 
 def test_a_callers_change_to_a_grid_stays_theirs():
     grid("svm")["svc__C"].clear()
+    grid("svm")["standardscaler"][1].set_params(with_std=False)
     assert grid("svm")["svc__C"]
+    assert grid("svm")["standardscaler"][1].with_std
 
 
 def test_parameters_reach_the_last_step_with_or_without_prefix():

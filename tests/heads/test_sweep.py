@@ -7,13 +7,14 @@ from sklearn.datasets import load_digits, make_classification
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, ParameterGrid, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from featbank.heads import grid, make_head, paths
-from featbank.heads.sweep import COARSE, as_task, sweep
+from featbank.heads import grid, kernel, make_head, paths
+from featbank.heads.sweep import COARSE, as_task, best_of, grid_search, sweep
+from featbank.heads.weights import by_step
 
 
 def data(k=3, n=240, d=30, seed=0):
@@ -50,14 +51,14 @@ PARITY = [
 def test_scores_are_those_of_agrid_search(head, k, scoring):
     X, y = data(k)
     folds = folds_of(X, y)
-    found = sweep(make_head(head, random_state=0), grid(head), X, y, folds, scoring=scoring)
-    wanted = search(make_head(head, random_state=0), grid(head), X, y, folds, scoring)
+    values = grid(head)
+    found = sweep(make_head(head, random_state=0), values, X, y, folds, scoring=scoring)
+    wanted = search(make_head(head, random_state=0), values, X, y, folds, scoring)
     # A row on the boundary may fall to either side within a solver's tolerance.
     assert np.abs(found.scores - wanted).max() <= 1.5 / 80
     assert np.abs(found.scores.mean(axis=1) - wanted.mean(axis=1)).max() <= 0.01
-    assert found.best_params == {
-        next(iter(grid(head))): grid(head)[next(iter(grid(head)))][found.best]
-    }
+    assert found.params == list(ParameterGrid(values))
+    assert found.best_params == found.params[found.best]
 
 
 @pytest.mark.parametrize("head", ["logreg", "linear-svm", "svm", "ridge", "lda"])
@@ -86,8 +87,9 @@ def test_weights_mean_what_they_mean_in_agrid_search(head, k, weighted):
     else:
         rows = np.random.default_rng(0).uniform(0, 3, len(y))
         rows[rows < (1 if weighted == "rows, some 0" else 0)] = 0
-        fit_params = {f"{name}__sample_weight": rows for name, _ in estimator.steps}
-    assert as_task(estimator, grid(head), X, y, folds, None, fit_params) is not None
+        fit_params = by_step(estimator, head, rows)
+    own = {key: values for key, values in grid(head).items() if "__" in key}
+    assert as_task(estimator, own, X, y, folds, None, fit_params) is not None
     score = "balanced_accuracy"
     found = sweep(estimator, grid(head), X, y, folds, scoring=score, **fit_params)
     wanted = search(estimator, grid(head), X, y, folds, score, **fit_params)
@@ -148,6 +150,9 @@ SLOW = {
     ),
     "no intercept": make_pipeline(StandardScaler(), LogisticRegression(fit_intercept=False)),
     "another loss": make_pipeline(StandardScaler(), LinearSVC(loss="hinge")),
+    "standardised, then unit rows": make_pipeline(
+        StandardScaler(), Normalizer(), LogisticRegression()
+    ),
     "another kernel": make_pipeline(StandardScaler(), SVC(kernel="poly")),
     "positive weights": make_pipeline(StandardScaler(), RidgeClassifier(positive=True)),
     "weighted classes": make_pipeline(StandardScaler(), RidgeClassifier(class_weight="balanced")),
@@ -195,21 +200,88 @@ def test_heads_without_scaling_are_swept_too(estimator, normalized):
     assert np.abs(found.scores - wanted).max() <= 2.5 / 80
 
 
-def test_two_parameters_go_through_agrid_search():
+def test_parameters_that_no_path_sweeps_are_swept_around_it():
     X, y = data(2)
-    values = {"svc__C": [1.0, 10.0], "svc__gamma": [1e-3, 1e-2]}
+    values = {
+        "svc__gamma": [1e-2, "scale", 1.0],
+        "svc__C": [1.0, 10.0],
+        "svc__class_weight": [None, "balanced"],
+        "standardscaler": [StandardScaler(), StandardScaler(with_mean=False, with_std=False)],
+    }
     found = sweep(make_head("svm"), values, X, y, folds_of(X, y))
     wanted = search(make_head("svm"), values, X, y, folds_of(X, y))
-    np.testing.assert_array_equal(found.scores, wanted)
-    assert len(found.params) == 4
+    np.testing.assert_allclose(found.scores, wanted, atol=1.5 / 80)
+    assert found.params == list(ParameterGrid(values))
 
 
-def test_a_grid_in_any_order_gives_the_first_of_equal_values():
+def test_one_distance_matrix_serves_all_settings_of_a_scaling(monkeypatch):
+    X, y = data(2)
+    made = []
+    real = kernel.squared_distances
+    monkeypatch.setattr(kernel, "squared_distances", lambda A, B: made.append(1) or real(A, B))
+    sweep(make_head("svm"), grid("svm"), X, y, folds_of(X, y))
+    assert len(made) == 2 * 2 * 3  # two scalings, rows among themselves and across, three folds
+
+
+def test_a_step_that_a_grid_puts_in_has_the_weights_of_the_last_step():
+    X, y = data(2)
+    weights = np.random.default_rng(0).uniform(0, 3, len(y))
+    head = make_pipeline(Normalizer(), SVC())
+    folds = folds_of(X, y)
+    found = sweep(
+        head,
+        {"normalizer": [Normalizer(), StandardScaler()]},
+        X,
+        y,
+        folds,
+        svc__sample_weight=weights,
+    )
+    both = {f"{name}__sample_weight": weights for name in ("standardscaler", "svc")}
+    wanted = search(make_pipeline(StandardScaler(), SVC()), {"svc__C": [1.0]}, X, y, folds, **both)
+    np.testing.assert_allclose(found.scores[1:], wanted, atol=1.5 / 80)
+
+
+def test_a_grid_may_be_in_any_order():
     X, y = data(2)
     values = {"logisticregression__C": [10.0, 1e-9, 1e-10, 1.0]}
     found = sweep(make_head("logreg"), values, X, y, folds_of(X, y))
     assert [p["logisticregression__C"] for p in found.params] == values["logisticregression__C"]
-    assert found.best == int(found.scores.mean(axis=1).argmax())
+    assert found.means[found.best] == found.means.max()
+
+
+def test_ties_go_to_the_lowest_log_loss_and_then_to_the_middle_of_the_plateau():
+    C = [{"C": c} for c in (0.1, 1.0, 10.0, 100.0, 1000.0)]
+    means = np.array([0.8, 0.9, 0.9, 0.9, 0.7])
+    unknown = np.full(5, np.nan)
+    assert best_of(C, means, unknown) == 2
+    assert best_of(C[::-1], means[::-1], unknown) == 2
+    assert best_of(C, means, np.array([0.1, 0.5, 0.4, 0.3, 0.1])) == 3
+    assert best_of(C, means, np.array([0.1, 0.3, 0.3, 0.3, 0.1])) == 2
+    grid = list(ParameterGrid({"C": [1, 10, 100], "gamma": [0.1, 1, 10], "scaler": ["a", "b"]}))
+    plateau = np.array([float(p["scaler"] == "b") for p in grid])
+    chosen = grid[best_of(grid, plateau, np.full(len(grid), np.nan))]
+    assert chosen == {"C": 10, "gamma": 1, "scaler": "b"}
+
+
+def test_ties_leave_probabilities_that_say_something():
+    """On separated classes every C scores 1; the strongest penalty would say a third for each."""
+    random = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), 9)
+    X = (4 * np.eye(3)[y] @ random.standard_normal((3, 200))).astype(np.float32)
+    X += random.standard_normal(X.shape, dtype=np.float32)
+    folds, head = folds_of(X, y), make_head("logreg")
+    for search_ in (sweep, grid_search):
+        found = search_(head, grid("logreg"), X, y, folds)
+        assert found.best_score == 1.0
+        chosen = clone(head).set_params(**found.best_params).fit(X, y)
+        assert chosen.predict_proba(X).max(axis=1).min() > 0.9
+    assert (
+        sweep(head, grid("logreg"), X, y, folds).best_params
+        == grid_search(head, grid("logreg"), X, y, folds).best_params
+    )
+    margins = sweep(make_head("linear-svm"), grid("linear-svm"), X, y, folds)
+    tied = np.flatnonzero(margins.means == 1.0)
+    assert margins.best == tied[(len(tied) - 1) // 2]
 
 
 def test_a_long_grid_is_searched_from_coarse_to_fine_and_finds_the_peak():
@@ -232,14 +304,15 @@ def test_a_grid_shorter_than_that_is_tried_in_full():
     assert not np.isnan(sweep(make_head("logreg"), values, X, y, folds_of(X, y)).scores).any()
 
 
-def test_values_above_a_perfect_score_are_not_tried():
+def test_a_long_grid_goes_on_where_scores_tie_and_log_loss_falls():
     X, y = data(2)
     X[:, 0] = 100 * (y == "a")
-    found = sweep(make_head("logreg"), grid("logreg"), X, y, folds_of(X, y))
+    values = {"logisticregression__C": list(np.logspace(-6, 4, 21))}
+    found = sweep(make_head("logreg"), values, X, y, folds_of(X, y))
     assert found.best_score == 1.0
-    assert np.isnan(found.scores[found.best + 1 :]).all()
-    wanted = search(make_head("logreg"), grid("logreg"), X, y, folds_of(X, y)).mean(axis=1)
-    assert wanted[found.best] == wanted.max()
+    first = int(np.argmax(found.means == 1.0))
+    assert found.best > first
+    assert found.losses[found.best].mean() < found.losses[first].mean() / 2
 
 
 def test_many_classes_are_solved_a_fold_at_a_time(monkeypatch):

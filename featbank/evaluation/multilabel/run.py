@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from featbank.evaluation.neighbours import NearDuplicates
 from featbank.evaluation.parallel import Progress, run
 from featbank.evaluation.plan import Fold, Part, Plan, ratio_of
 from featbank.evaluation.result import Predictions
-from featbank.heads.sweep import COARSE, grid_search, sweep
+from featbank.heads.sweep import COARSE, best_of, grid_search, sweep
 from featbank.heads.weights import by_step, checked_weights
 
 __all__ = ["cross_validate_sets", "fit_final_sets"]
@@ -278,7 +279,7 @@ def _fit(
             best = _chosen(estimator, values, X, indicator, inner, candidate.scoring, weights)
             if not best:
                 notes.append("too few images to choose parameters on; defaults were used.")
-        head = one_vs_rest(estimator.set_params(**best), classes)
+        head = one_vs_rest(estimator.set_params(**deepcopy(best)), classes)
         head.fit(X, indicator, **weights)
     return head, best, tuple(notes)
 
@@ -292,25 +293,25 @@ def _chosen(
     scoring: str,
     weights: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the values with the best mean over labels, the first of equal ones.
+    """Return the values with the best mean over labels, as `best_of` chooses.
 
     A label counts in the folds where some images have it and others lack it, on both sides.
     """
-    from sklearn.metrics import get_scorer
-
-    score = get_scorer(scoring)  # by name a sweep may stop at what is best for one label alone
     # What one label's search from coarse to fine leaves out, another's may need.
     search = sweep if max(map(len, values.values())) < COARSE else grid_search
-    means = []
+    means, losses = [], []
     params: list[dict[str, Any]] = [{}]
     for column in indicator.T:
         y = column.astype(np.int64)
         folds = [fold for fold in inner if all(0 < y[rows].sum() < len(rows) for rows in fold)]
         if folds:
-            found = search(estimator, values, X, y, folds, scoring=score, **weights)
+            found = search(estimator, values, X, y, folds, scoring=scoring, **weights)
             params = found.params
             means.append(found.means)
-    return params[int(np.mean(means, axis=0).argmax())] if means else {}
+            losses.append(found.losses.mean(axis=1))
+    if not means:
+        return {}
+    return params[best_of(params, np.mean(means, axis=0), np.mean(losses, axis=0))]
 
 
 def _head_result(
