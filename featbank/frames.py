@@ -1,4 +1,4 @@
-"""Frames: plain columns as a pandas DataFrame, where pandas is installed."""
+"""Frames: plain records as a pandas DataFrame, where pandas is installed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from featbank.errors import MissingDependency
 __all__ = ["data_frame"]
 
 
-def data_frame(columns: Mapping[str, Sequence[Any]]) -> Any:
-    """Return a DataFrame of columns of equal length, in their order.
+def data_frame(records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Any:
+    """Return a DataFrame with one row a record; what a record lacks is NaN.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+    columns : sequence of str, optional
+        Names of the columns; by default the keys of the records, in their order.
 
     Raises
     ------
@@ -25,4 +31,4 @@ def data_frame(columns: Mapping[str, Sequence[Any]]) -> Any:
             "to_frame() requires pandas, which is not installed; "
             "install it with pip install 'featbank[pandas]'."
         ) from error
-    return pd.DataFrame(dict(columns))
+    return pd.DataFrame(list(records), columns=None if columns is None else list(columns))

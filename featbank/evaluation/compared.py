@@ -11,6 +11,7 @@ from featbank.evaluation.comparison import differences
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.result import EvaluationResult, HeadResult
 from featbank.evaluation.text import CONFIDENCE, aligned, counted, interval, points
+from featbank.frames import data_frame
 
 __all__ = ["KINDS", "ComparedRow", "ComparisonResult"]
 
@@ -18,6 +19,7 @@ KINDS = ("frozen", "finetune", "scratch")
 _WIDEST = 36  # characters of a name; a title makes a long one short
 _SCORES = ("accuracy", "macro_f1")
 _TITLES = ("", "accuracy", "macro F1", "difference", "train s", "s/1000", "MiB", "parameters")
+_NONE = Estimate(math.nan, math.nan, math.nan, ())
 _COSTS = 4
 """Where costs begin in a row."""
 
@@ -93,7 +95,7 @@ class ComparedRow:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonResult:
     """Rows on identical folds, or on one split, the most accurate first.
 
@@ -176,17 +178,17 @@ class ComparisonResult:
 
         Examples
         --------
-        >>> import pandas, featbank  # doctest: +SKIP
-        >>> pandas.DataFrame(featbank.compare("bank").records())  # doctest: +SKIP
+        >>> import featbank
+        >>> featbank.compare("bank").records()[0]["accuracy_low"]  # doctest: +SKIP
         """
         found = []
         for row in self.rows:
             record: dict[str, Any] = {"name": row.name, "kind": row.kind}
             for name in _SCORES:
-                record |= _ends(name, row.result.metrics[name])
+                record |= row.result.metrics[name].columns(name)
             for name in _SCORES:
-                own = None if row.difference is None else row.difference[name]
-                record |= _ends(f"{name}_difference", own)
+                own = _NONE if row.difference is None else row.difference[name]
+                record |= own.columns(f"{name}_difference")
             found.append(
                 {
                     **record,
@@ -199,6 +201,16 @@ class ComparisonResult:
                 }
             )
         return found
+
+    def to_frame(self) -> Any:
+        """Return `records` as a pandas DataFrame.
+
+        Raises
+        ------
+        MissingDependency
+            pandas is not installed.
+        """
+        return data_frame(self.records())
 
     def table(self) -> str:
         """Return the comparison as plain text for a terminal."""
@@ -222,7 +234,7 @@ class ComparisonResult:
         return "\n".join([*(f"{line}  " for line in self._head), "", *lines, "",
                           *(f"{_escaped(line)}  " for line in after)])  # fmt: skip
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
     @property
@@ -299,12 +311,6 @@ def _with_difference(
 
     found = differences(evaluation, row.result, reference, _SCORES)
     return dataclasses.replace(row, difference=found)
-
-
-def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
-    values = (None,) * 3 if found is None else (found.mean, found.low, found.high)
-    told = (None if one is None or math.isnan(one) else one for one in values)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), told, strict=True))
 
 
 def _difference(row: ComparedRow) -> str:

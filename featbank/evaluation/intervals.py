@@ -65,6 +65,17 @@ class Estimate:
         low, high = (None if np.isnan(v) else v for v in (self.low, self.high))
         return {"mean": self.mean, "ci95": [low, high], "values": list(self.values)}
 
+    def columns(self, name: str) -> dict[str, float | None]:
+        """Return ``{name, name_low, name_high}`` for a table, NaN as None.
+
+        Examples
+        --------
+        >>> Estimate(0.9, 0.85, 0.93, ()).columns("accuracy")
+        {'accuracy': 0.9, 'accuracy_low': 0.85, 'accuracy_high': 0.93}
+        """
+        values = (None if np.isnan(v) else v for v in (self.mean, self.low, self.high))
+        return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
 
 def estimates(
     meters: Sequence[Metrics],

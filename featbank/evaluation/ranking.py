@@ -63,7 +63,7 @@ class FeatureSet:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking:
     """Features ranked by the accuracy of one head on the same folds.
 
@@ -161,5 +161,5 @@ class Ranking:
             f"each training part and scored outside: {score} ({times})."
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.evaluation.intervals import Estimate
+from featbank.evaluation.metrics import METRICS
 from featbank.evaluation.neighbours import NearDuplicates
+from featbank.frames import data_frame
 
 __all__ = [
     "EvaluationResult",
@@ -204,7 +206,7 @@ class HeadResult:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """How several heads did on the same folds.
 
@@ -327,13 +329,47 @@ class EvaluationResult:
             "notes": list(self.notes),
         }
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat dict a head, for a table with a column each.
+
+        Each metric has three: ``accuracy``, and the ends of its 95 % confidence interval,
+        ``accuracy_low`` and ``accuracy_high``. Then follow ``seconds``, ``calibrated``,
+        ``best_params`` and ``classifier``.
+        """
+        found = []
+        for head in self.heads:
+            record: dict[str, Any] = {"head": head.head}
+            for name in METRICS:
+                if name in head.metrics:
+                    record |= head.metrics[name].columns(name)
+            found.append(
+                {
+                    **record,
+                    "seconds": head.seconds,
+                    "calibrated": head.calibrated,
+                    "best_params": head.best_params,
+                    "classifier": head.classifier,
+                }
+            )
+        return found
+
+    def to_frame(self) -> Any:
+        """Return `records` as a pandas DataFrame, one row a head.
+
+        Raises
+        ------
+        MissingDependency
+            pandas is not installed.
+        """
+        return data_frame(self.records())
+
     def table(self, *, details: bool = False) -> str:
         """Return the scores as plain text; with `details` also by class, and the confusions."""
         from featbank.evaluation.table import render
 
         return render(self, details=details)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
 

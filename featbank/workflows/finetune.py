@@ -17,6 +17,7 @@ from featbank.bank.bank import Bank
 from featbank.bank.selection import choose_recipe
 from featbank.errors import DataError, FineTuneError, nearest
 from featbank.finetuning.settings import FineTuneSettings
+from featbank.frames import data_frame
 from featbank.reporting.plots import check_picture, plot_history, plot_range_test
 from featbank.targets import prepare_target
 from featbank.workflows.gather import gather_bank, gather_sources
@@ -42,7 +43,7 @@ _OF_SOURCE = ("kind", "root", "columns", "delimiter", "class_names", "follow_lin
 _OF_SETTINGS = tuple(f.name for f in dataclasses.fields(FineTuneSettings))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FineTuneResult:
     """How a fine-tuned network did, and how its trainings went.
 
@@ -96,6 +97,22 @@ class FineTuneResult:
             "classifier": self.classifier,
         }
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat dict: the scores as `EvaluationResult.records` has them, and counts."""
+        counts = {"trainable": self.trainable, "parameters": self.parameters}
+        (scores,) = self.evaluation.records()
+        return [{**scores, **counts, "classifier": self.classifier}]
+
+    def to_frame(self) -> Any:
+        """Return `records` as a pandas DataFrame of one row.
+
+        Raises
+        ------
+        MissingDependency
+            pandas is not installed.
+        """
+        return data_frame(self.records())
+
     def table(self, *, details: bool = False) -> str:
         """Return scores and trainings as plain text."""
         from featbank.evaluation.text import aligned
@@ -111,7 +128,7 @@ class FineTuneResult:
             f"({share:.1%})\n" + "\n".join(aligned(rows))
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
 

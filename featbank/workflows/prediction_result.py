@@ -95,9 +95,10 @@ class PredictionResult:
         MissingDependency
             pandas is not installed.
         """
-        rows = list(self._rows(self._classes(probabilities)))
-        names = (*_COLUMNS, *self._classes(probabilities))
-        return data_frame({name: [row[i] for row in rows] for i, name in enumerate(names)})
+        classes = self._classes(probabilities)
+        names = (*_COLUMNS, *classes)
+        rows = self._rows(classes)
+        return data_frame([dict(zip(names, row, strict=True)) for row in rows], names)
 
     def csv(self, *, probabilities: bool = False, style: str = "full") -> str:
         """Return a CSV table with a header.

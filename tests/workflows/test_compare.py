@@ -101,6 +101,16 @@ def test_each_row_tells_its_costs(kept: tuple[Path, ComparisonResult]) -> None:
     assert len(kept[1]["finetune quick"].trainings) == 2
 
 
+def test_the_comparison_is_a_frame_and_shown_as_its_table(
+    kept: tuple[Path, ComparisonResult],
+) -> None:
+    result = kept[1]
+    frame = result.to_frame()
+    assert list(frame["name"]) == [row.name for row in result.rows]
+    assert list(frame["accuracy"]) == [row.result.metrics["accuracy"].mean for row in result.rows]
+    assert repr(result) == result.table()
+
+
 def test_a_longer_comparison_computes_its_new_rows_alone(
     bank: Path, kept: tuple[Path, ComparisonResult], apart: Apart
 ) -> None:

@@ -91,6 +91,15 @@ def test_the_result_tells_what_each_epoch_brought(scored: FineTuneResult) -> Non
     assert saved == scored.histories
 
 
+def test_the_result_is_a_frame_of_one_row_and_shown_as_its_table(scored: FineTuneResult) -> None:
+    (row,) = scored.to_frame().to_dict("records")
+    found = scored.evaluation.heads[0].metrics["accuracy"]
+    assert (row["accuracy"], row["accuracy_low"]) == (found.mean, found.low)
+    assert (row["trainable"], row["parameters"]) == (scored.trainable, scored.parameters)
+    assert row["classifier"] == scored.classifier
+    assert repr(scored) == scored.table()
+
+
 def test_the_saved_file_is_the_final_network(tour: Tour, scored: FineTuneResult) -> None:
     tuned = TunedClassifier.load(scored.classifier or "")
 

@@ -113,7 +113,7 @@ class Command:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
     """What to do with images, by how their features do.
 
@@ -249,5 +249,5 @@ class Advice:
             rows.append([share, str(p.images), interval(p.score)])
         return rows
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()

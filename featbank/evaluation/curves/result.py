@@ -152,7 +152,7 @@ class HeadCurve:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LearningCurve:
     """Learning curves of several heads on the same draws.
 
@@ -230,7 +230,7 @@ class LearningCurve:
             blocks.append("\n".join(f"note: {note}" for note in notes))
         return "\n\n".join(blocks)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
 

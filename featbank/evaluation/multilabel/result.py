@@ -71,7 +71,7 @@ class LabelHeadResult(HeadResult):
         return told
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelResult(EvaluationResult):
     """How several heads did on the same folds, where a row may have several labels."""
 

@@ -69,7 +69,7 @@ class Setting:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProtocolResult:
     """How features did by a published protocol.
 
@@ -166,7 +166,7 @@ class ProtocolResult:
             blocks.append("\n".join(f"note: {note}" for note in self.notes))
         return "\n\n".join(blocks)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
     def _lines(self) -> list[str]:
