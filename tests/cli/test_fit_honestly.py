@@ -69,6 +69,7 @@ def test_what_is_written_gives_the_scores_that_are_printed(tour: Tour, tmp_path:
 
 def test_duplicates_near_duplicates_and_the_leak_are_told(doubled: Path) -> None:
     words = ("fit", "--bank", doubled, *QUICK, "--head", "knn", "--no-save", "--show-leak")
+    words += ("--keep-copies",)
 
     said = run(*words).out
     found = run(*words, "--near-duplicates", "1", "--json").json

@@ -55,7 +55,8 @@ def test_duplicates_and_groups_never_straddle_folds(fits):
     for i in range(60, 150):
         groups[i] = f"patient {i // 6}"
     digests[149] = digests[0]  # binds a pair of duplicates to a patient
-    result = cross_validate(numbered(150), NAMES, spy.Spy(), groups=groups, digests=digests, cv=3)
+    words = {"groups": groups, "digests": digests, "keep_copies": True}
+    result = cross_validate(numbered(150), NAMES, spy.Spy(), cv=3, **words)
     assert result.duplicates == 31
     assert result.groups == 15
     pairs = [{i, i + 1} for i in range(2, 60, 2)]
@@ -71,7 +72,7 @@ def test_planted_duplicates_raise_no_score():
     noise = random.normal(size=(100, 20))
     y = random.integers(2, size=100)
     doubled, labels = np.vstack([noise, noise]), np.concatenate([y, y])
-    options = {"head": "knn", "params": {"n_neighbors": 1}}
+    options = {"head": "knn", "params": {"n_neighbors": 1}, "keep_copies": True}
     naive = cross_validate(doubled, labels, **options)["knn"].metrics["accuracy"].mean
     honest = cross_validate(doubled, labels, digests=[*range(100)] * 2, **options)
     assert naive > 0.8
@@ -177,7 +178,7 @@ def test_calibration_with_a_given_valid_parts_no_duplicates(fits):
     X, y = numbered(60), np.tile([0, 1], 30)
     digests = [f"image {i // 4}-{i % 2}" for i in range(60)]  # pairs: 0 and 2, 1 and 3, ...
     splits = np.repeat(["train", "valid", "test"], 20)
-    fit_final(X, y, Certain(), splits=splits, digests=digests, calibrate="platt")
+    fit_final(X, y, Certain(), splits=splits, digests=digests, keep_copies=True, calibrate="platt")
     learned = [rows for _, rows in fits]
     assert list(map(len, learned[:2])) == [20, 20]  # a fit on train for each value
     assert len(learned) == 2 + 3 + 1

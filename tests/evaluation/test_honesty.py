@@ -95,11 +95,12 @@ def test_a_threshold_that_joins_what_is_to_be_told_apart_is_refused(y, said):
 def test_the_leak_is_shown_beside_the_honest_score():
     X, y = np.tile(NOISE, (2, 1)), np.tile(COINS, 2)
     digests = np.tile(np.arange(100), 2)
-    result = cross_validate(X, y, digests=digests, keep_copies=True, show_leak=True, **NEAREST)
+    kept = {"digests": digests, "keep_copies": True}
+    result = cross_validate(X, y, show_leak=True, **kept, **NEAREST)
     head = result["knn"]
     assert head.naive == cross_validate(X, y, **NEAREST)["knn"].metrics
     assert head.naive["accuracy"].mean > 0.8 > head.metrics["accuracy"].mean + 0.1
-    assert head.metrics == cross_validate(X, y, digests=digests, **NEAREST)["knn"].metrics
+    assert head.metrics == cross_validate(X, y, **kept, **NEAREST)["knn"].metrics
     assert "naive folds" in result.table()
     assert result.to_dict()["heads"][0]["naive"]["accuracy"]["mean"] > 0.8
     assert result.folds == 5
