@@ -6,15 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs
-from featbank.evaluation.intervals import Estimate, Metrics, estimates
-from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter, weighted
+from featbank.evaluation.intervals import Estimate, Judged, estimates, few_groups
+from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
+from featbank.evaluation.multilabel.meter import LabelMeter
 from featbank.evaluation.plan import Part, Plan, ratio_of
 from featbank.evaluation.result import (
     EvaluationResult,
@@ -80,7 +81,6 @@ def head_result(
     made: Plan,
     data: Inputs,
     *,
-    seed: int,
     naive: Sequence[Part] = (),
     calibrated: str | None = None,
     threshold: str | None = None,
@@ -94,8 +94,6 @@ def head_result(
         In the order of ``made.parts``, ``made.clean`` where there is one, and `naive`.
     made : Plan
     data : Inputs
-    seed : int
-        Of resamples.
     naive : sequence of Part
     calibrated : str, optional
         How probabilities were.
@@ -117,20 +115,20 @@ def head_result(
     )
     return HeadResult(
         head=name,
-        metrics=_estimates(own, [one.meter for one in own], data, seed),
+        metrics=_estimates(own, [one.meter for one in own], data.units),
         best_params=most_common(chosen),
         fold_params=chosen,
         confusion=predictions.confusion(len(data.classes)),
         predictions=predictions,
         seconds=sum(one.seconds for one in own),
         without_duplicates=(
-            _estimates(further[:1], [further[0].meter], data, seed) if made.clean else None
+            _estimates(further[:1], [further[0].meter], data.units) if made.clean else None
         ),
         calibrated=calibrated,
-        uncalibrated=_uncalibrated(own, data, seed) if calibrated else None,
-        threshold=None if threshold is None else _threshold(threshold, own, data, seed),
+        uncalibrated=_uncalibrated(own, data) if calibrated else None,
+        threshold=None if threshold is None else _threshold(threshold, own, data),
         naive=(
-            _estimates(torn, [one.meter for one in torn], data.unbound(), seed) if naive else None
+            _estimates(torn, [one.meter for one in torn], data.unbound().units) if naive else None
         ),
         fold_learned=tuple(one.learned for one in own if one.learned),
         notes=(
@@ -166,6 +164,7 @@ def evaluation_result(
         What settings were chosen by inside the folds, where any were.
     repeats, seed : int
     """
+    tested = np.unique(np.concatenate([part.test for part in made.parts]))
     return EvaluationResult(
         heads=tuple(heads),
         protocol=made.protocol,
@@ -174,7 +173,13 @@ def evaluation_result(
         classes=tuple(str(c) for c in data.classes),
         duplicates=data.duplicates,
         groups=data.groups,
-        notes=(*data.notes, *made.notes, *_imbalance(data, chosen_by), *notes),
+        notes=(
+            *data.notes,
+            *made.notes,
+            *_imbalance(data, chosen_by),
+            *few_groups(data.units[tested]),
+            *notes,
+        ),
         near_duplicates=data.near and data.near.spread(data.rows, n),
         class_sizes=tuple(np.bincount(data.codes).tolist()),
         repeats=repeats,
@@ -223,34 +228,29 @@ def _undefined(meters: Sequence[Meter]) -> list[str]:
 
 
 def _estimates(
-    scored: Sequence[Scored], meters: Sequence[Metrics], data: Inputs, seed: int
+    scored: Sequence[Scored], meters: Sequence[Judged], units: Int
 ) -> dict[str, Estimate]:
-    parts = [one.part for one in scored]
-    return estimates(
-        meters,
-        [data.units[part.test] for part in parts],
-        ratio=ratio_of(parts),
-        seed=seed,
-        weights=data.weights_of(part.test for part in parts),
-    )
+    return estimates(meters, [units[one.part.test] for one in scored])
 
 
-def _uncalibrated(own: Sequence[Scored], data: Inputs, seed: int) -> dict[str, Estimate] | None:
+def _uncalibrated(own: Sequence[Scored], data: Inputs) -> dict[str, Estimate] | None:
     """Return how good the heads' own probabilities were, None where they have none."""
     before = [one.before for one in own if one.before is not None]
     if len(before) < len(own):
         return None
-    found = _estimates(own, before, data, seed)
+    found = _estimates(own, before, data.units)
     return {name: found[name] for name in CALIBRATION if name in found} or None
 
 
-def _threshold(metric: str, own: Sequence[Scored], data: Inputs, seed: int) -> ThresholdEffect:
+def _threshold(metric: str, own: Sequence[Scored], data: Inputs) -> ThresholdEffect:
     """Return what the thresholds of all parts did to the metric that they were chosen by."""
     rare = int(np.bincount(data.codes).argmin())
 
     def estimate(meters: Sequence[Meter]) -> Estimate:
-        alone = [partial(_value, meter, metric, rare) for meter in meters]
-        return _estimates(own, alone, data, seed)[metric]
+        if metric != "f1":
+            return _estimates(own, meters, data.units)[metric]
+        found = _estimates(own, [_of_class(meter, rare) for meter in meters], data.units)
+        return found.get("macro_f1", Estimate(0.0, float("nan"), float("nan"), (0.0,) * len(own)))
 
     def mean(name: str) -> float | None:
         values = [one.learned[name] for one in own if name in one.learned]
@@ -267,14 +267,10 @@ def _threshold(metric: str, own: Sequence[Scored], data: Inputs, seed: int) -> T
     )
 
 
-def _value(meter: Meter, metric: str, rare: int, weights: Array | None = None) -> dict[str, float]:
-    """Return one metric alone, by name; f1 is that of the class `rare`."""
-    if metric != "f1":
-        return {metric: meter(weights)[metric]}
-    w = weighted(len(meter.y), meter.weight, weights)
-    true, told = meter.y == rare, meter.predicted == rare
-    total = w @ true + w @ told
-    return {metric: float(2 * (w @ (true & told)) / total) if total else 0.0}
+def _of_class(meter: Meter, c: int) -> LabelMeter:
+    """Return the meter of one class alone, whose macro F1 is that class's F1."""
+    true, told = (values[:, None] == c for values in (meter.y, meter.predicted))
+    return LabelMeter(true, told, told.astype(np.float64), meter.weight)
 
 
 def _stacked(parts: Sequence[Array | None]) -> Array | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featbank.evaluation.comparison import differences
+from featbank.evaluation.comparison import adjusted, differences
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.result import EvaluationResult, HeadResult
 from featbank.evaluation.text import CONFIDENCE, aligned, counted, interval, points
@@ -16,11 +16,11 @@ from featbank.frames import data_frame
 __all__ = ["KINDS", "ComparedRow", "ComparisonResult"]
 
 KINDS = ("frozen", "finetune", "scratch")
-_WIDEST = 36  # characters of a name; a title makes a long one short
+_WIDEST = 30  # characters of a name; a title makes a long one short
 _SCORES = ("accuracy", "macro_f1")
-_TITLES = ("", "accuracy", "macro F1", "difference", "train s", "s/1000", "MiB", "parameters")
+_TITLES = ("", "accuracy", "macro F1", "difference", "p", "train s", "s/1000", "MiB", "parameters")
 _NONE = Estimate(math.nan, math.nan, math.nan, ())
-_COSTS = 4
+_COSTS = 5
 """Where costs begin in a row."""
 
 
@@ -35,6 +35,8 @@ class ComparedRow:
     result : HeadResult
     difference : dict of str to Estimate, or None
         By how much accuracy and macro_f1 are above those of the best frozen head; None for that.
+    p_values : dict of str to float, or None
+        Of these differences, for all pairs of rows at once.
     seconds_per_1000 : float or None
         Of one core, from image files to classes; None where the network can't be built here.
     peak_bytes : int or None
@@ -55,6 +57,7 @@ class ComparedRow:
     kind: str
     result: HeadResult
     difference: dict[str, Estimate] | None = None
+    p_values: dict[str, float] | None = None
     seconds_per_1000: float | None = None
     peak_bytes: int | None = None
     trained: int | None = None
@@ -78,6 +81,7 @@ class ComparedRow:
             **{name: told[name] for name in self.result.metrics},
             "difference": self.difference
             and {name: one.to_dict() for name, one in self.difference.items()},
+            "p_values": self.p_values,
             "train_seconds": self.seconds,
             "seconds_per_1000": self.seconds_per_1000,
             "peak_bytes": self.peak_bytes,
@@ -139,9 +143,11 @@ class ComparisonResult:
         by = "balanced_accuracy" if evaluation.imbalanced else "accuracy"
         ranked = sorted(rows, key=lambda row: -row.result.metrics[by].mean)
         reference = next((row for row in ranked if row.kind == "frozen"), ranked[0])
+        best = reference.result
+        p = adjusted([row.result for row in rows], best.head, _SCORES)
         return cls(
             tuple(
-                row if row is reference else _with_difference(row, evaluation, reference.result)
+                row if row is reference else _with_difference(row, best, p[row.result.head])
                 for row in ranked
             ),
             evaluation,
@@ -165,6 +171,8 @@ class ComparisonResult:
             "reference": self.reference,
             "interval": self._interval,
             "metric_weight": self.evaluation.metric_weight,
+            "intervals": one.method,
+            "choice": one.choice and one.choice.to_dict(),
             "protocol": one.protocol,
             "folds": one.folds,
             "images": one.images,
@@ -229,7 +237,7 @@ class ComparisonResult:
     def markdown(self) -> str:
         """Return the comparison as a table in Markdown, with what it says around it."""
         cells = [[_escaped(title), *row] for title, *row in self._lines]
-        lines = [f"| {' | '.join(row)} |" for row in (_TITLES, ["---"] + ["---:"] * 7, *cells)]
+        lines = [f"| {' | '.join(row)} |" for row in (_TITLES, ["---"] + ["---:"] * 8, *cells)]
         after = [*self._legend, *(f"Note: {note}" for note in self._all_notes)]
         return "\n".join([*(f"{line}  " for line in self._head), "", *lines, "",
                           *(f"{_escaped(line)}  " for line in after)])  # fmt: skip
@@ -247,6 +255,7 @@ class ComparisonResult:
                     _shortened(row.name) + " *" * row.cached,
                     *(interval(row.result.metrics[name]) for name in _SCORES),
                     _difference(row),
+                    "-" if row.p_values is None else f"{row.p_values['accuracy']:.3f}",
                     _number(row.seconds, 1),
                     _number(row.seconds_per_1000, 1),
                     _number(None if row.peak_bytes is None else row.peak_bytes / 2**20),
@@ -256,14 +265,12 @@ class ComparisonResult:
             if row.result.without_duplicates is not None:
                 clean = row.result.without_duplicates
                 scores = [interval(clean[name]) if name in clean else "-" for name in _SCORES]
-                lines.append(["  no duplicates", *scores, *[""] * 5])
+                lines.append(["  no duplicates", *scores, *[""] * 6])
         return lines
 
     @property
     def _interval(self) -> str:
-        if self.evaluation.folds > 1:
-            return "fold by fold, corrected t"
-        return "bootstrap over the same images"
+        return "paired, on the same images"
 
     @property
     def _head(self) -> list[str]:
@@ -285,7 +292,11 @@ class ComparisonResult:
 
     @property
     def _legend(self) -> list[str]:
+        choice = self.evaluation.choice
         lines = [
+            self.evaluation.method,
+            "p: accuracy, McNemar's exact test, for all pairs of rows at once (Holm)",
+            *([] if choice is None else str(choice).splitlines()),
             "train s: choosing, training and predicting, all folds; frozen features were there",
             "s/1000: seconds of one core for 1,000 images, reading, decoding and network included",
             "MiB: peak memory of the process that trained; parameters: numbers that training chose",
@@ -304,13 +315,11 @@ class ComparisonResult:
         return [*self.evaluation.notes, *self.notes, *own]
 
 
-def _with_difference(
-    row: ComparedRow, evaluation: EvaluationResult, reference: HeadResult
-) -> ComparedRow:
+def _with_difference(row: ComparedRow, reference: HeadResult, p: dict[str, float]) -> ComparedRow:
     import dataclasses
 
-    found = differences(evaluation, row.result, reference, _SCORES)
-    return dataclasses.replace(row, difference=found)
+    found = differences(row.result, reference, _SCORES)
+    return dataclasses.replace(row, difference=found, p_values=p)
 
 
 def _difference(row: ComparedRow) -> str:

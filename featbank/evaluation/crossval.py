@@ -212,7 +212,6 @@ def cross_validate(
                 ones,
                 made,
                 data,
-                seed=random_state,
                 naive=naive,
                 calibrated=_calibrated(candidate, ones),
                 threshold=candidate.threshold,

@@ -10,23 +10,30 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.evaluation.folds import Int
+from featbank.evaluation.metrics import CALIBRATION, Meter
+from featbank.evaluation.multilabel.meter import LabelMeter
 
 __all__ = [
-    "HIGHEST",
+    "SHARES",
+    "Effects",
     "Estimate",
     "Metrics",
     "bootstrap",
     "bounded",
     "corrected_t",
     "estimates",
+    "few_groups",
+    "highest",
     "percentiles",
     "resampled",
+    "seed_estimates",
     "students_t",
     "trials_of",
     "wilson",
 ]
 
 Array = npt.NDArray[Any]
+Judged = Meter | LabelMeter
 Metrics = Callable[..., dict[str, float]]
 """Returns metrics by name, for weights of rows where it is given any."""
 
@@ -34,11 +41,21 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 ROUNDING = 1e-12  # of an interval without width
 
-HIGHEST = {"log_loss": np.inf, "brier": 2.0}
-"""The ends of metrics that may exceed 1."""
+LONE = 1.2
+"""What the error of folds without repeats is widened by, from ``benchmarks/coverage.py``."""
 
-_SHARES = ("accuracy", "subset_accuracy")
+FEW = 20
+"""Groups from which their number no longer matters much to an interval."""
+
+SHARES = ("accuracy", "subset_accuracy")
 """Metrics that are the share of rows that are right."""
+
+
+def highest(name: str, n_classes: int = 2) -> float:
+    """Return where a metric ends; all start at 0."""
+    if name == "log_loss":
+        return float("inf")
+    return 2.0 if name == "brier" and n_classes > 2 else 1.0
 
 
 @dataclass(frozen=True)
@@ -77,33 +94,47 @@ class Estimate:
         return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-def estimates(
-    meters: Sequence[Metrics],
-    tested: Sequence[Int],
-    *,
-    ratio: float,
-    seed: int,
-    weights: Sequence[Array] | None = None,
-) -> dict[str, Estimate]:
+def estimates(meters: Sequence[Judged], tested: Sequence[Int]) -> dict[str, Estimate]:
     """Return the metrics that are defined in every part, with their intervals.
 
-    Over several parts the interval is `corrected_t`, of a single one `bootstrap`; where these have
-    no width, that of a share of right rows is `wilson`, and of other metrics there is none.
+    See `Effects`: one method for a test set, folds, repeats and repeated test sets.
+
+    Parameters
+    ----------
+    meters : sequence of Meter or LabelMeter
+        One a part: a test set, or a fold of a repeat.
+    tested : sequence of ndarray of intp
+        The units of each part's rows.
+    """
+    by_part = [meter() for meter in meters]
+    names = [name for name in by_part[0] if all(name in found for found in by_part)]
+    effects = Effects.of(meters, tested)
+    found = {}
+    for name in names:
+        values = tuple(part[name] for part in by_part)
+        mean = float(np.mean(values))
+        low, high = effects.interval(name, mean)
+        if name == "ece":
+            low -= float(np.mean([m.excess() for m in meters if isinstance(m, Meter)]))
+        top = highest(name, meters[0].n_classes)
+        low, high = (float(np.clip(end, 0.0, top)) for end in (low, high))
+        found[name] = Estimate(mean, low, high, values)
+    return found
+
+
+def seed_estimates(
+    meters: Sequence[Metrics], tested: Sequence[Int], *, seed: int
+) -> dict[str, Estimate]:
+    """Return metrics on one test set: of one fit with `bootstrap`, of several seeds with Student's.
 
     Parameters
     ----------
     meters : sequence of callable
-        One a part: a fold, a repeat, or a seed.
+        One a seed.
     tested : sequence of ndarray of intp
-        The units of each part's rows.
-    ratio : float
-        Rows scored on over rows learned from, the mean of the parts; 0 where these learn from rows
-        that were drawn independently.
+        The units of each one's rows.
     seed : int
         Of the resamples.
-    weights : sequence of ndarray of float, optional
-        Metric weights of each part's rows, which the meters know already: they tell how many
-        independent trials a share of right rows is worth.
     """
     by_part = [meter() for meter in meters]
     names = [name for name in by_part[0] if all(name in found for found in by_part)]
@@ -111,14 +142,14 @@ def estimates(
     if len(meters) == 1:
         ends = bootstrap(meters[0], tested[0], seed=seed)
     else:
-        ends = {name: corrected_t(values[name], ratio) for name in names}
+        ends = {name: students_t(values[name], 0.0) for name in names}
     found = {}
     for name in names:
         found[name] = bounded(
             values[name],
             ends.get(name, (float("nan"), float("nan"))),
-            trials_of(tested, weights) if name in _SHARES else None,
-            highest=HIGHEST.get(name, 1.0),
+            trials_of(tested) if name in SHARES else None,
+            highest=highest(name),
         )
     return found
 
@@ -135,6 +166,115 @@ def trials_of(tested: Sequence[Int], weights: Sequence[Array] | None = None) -> 
         return int(unit.max()) + 1
     total = np.bincount(unit, np.concatenate(weights)) / np.bincount(unit)
     return float(total.sum() ** 2 / (total**2).sum())
+
+
+def few_groups(units: Int) -> list[str]:
+    """Return a note where the images that are scored, a unit each, are of few groups."""
+    n = len(np.unique(units))
+    if n >= FEW or 2 * n > len(units):
+        return []
+    return [f"intervals go by the {n} groups that are scored; under {FEW} groups they are rough."]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """How much each unit moves each metric's mean over parts: what its variance is made of.
+
+    The variance is that of one pass over the units: squared effects, each unit's rows together,
+    add up over units. Repeats average away the luck of the folds, but bring no new images, so that
+    a unit that is scored in m passes counts m times the sum of its squares. This reaches 95 % where
+    Nadeau and Bengio's correction is 1.5 to 2 times too wide over five folds and too narrow over
+    many repeats; see ``benchmarks/coverage.py``. Five folds without repeats owe some of their score
+    to the folds' luck: their error is widened by `LONE`.
+
+    Metrics that are shares have Wilson's interval, with the number of trials that has this variance
+    (Kish's effective number); others Student's t.
+
+    Attributes
+    ----------
+    by_name : dict of str to ndarray of shape (passes, units)
+    times : ndarray of shape (units,)
+        Passes that score each unit.
+    trials : float
+        Units, or with weights as many equally weighted ones as these are worth.
+    lone : bool
+        Whether there is one pass, over folds.
+
+    References
+    ----------
+    P. Bayle et al., "Cross-validation confidence intervals for test error", NeurIPS (2020).
+    S. Bates, T. Hastie and R. Tibshirani, "Cross-validation: what does it estimate and how well
+    does it do it?", JASA 119 (2024). N. Dean and M. Pagano, "Evaluating confidence interval methods
+    for binomial proportions in clustered surveys", J. Survey Statistics and Methodology 3 (2015).
+    """
+
+    by_name: dict[str, Array]
+    times: Array
+    trials: float
+    lone: bool
+
+    @classmethod
+    def of(cls, meters: Sequence[Judged], tested: Sequence[Int]) -> Effects:
+        """Compute them; consecutive parts without a unit in common are one pass."""
+        every, place = np.unique(np.concatenate(tested), return_inverse=True)
+        own = np.split(place, np.cumsum([len(units) for units in tested])[:-1])
+        passes: list[list[int]] = []
+        seen = np.zeros(len(every), dtype=bool)
+        for part, units in enumerate(own):
+            if not passes or seen[units].any():
+                passes.append([])
+                seen[:] = False
+            passes[-1].append(part)
+            seen[units] = True
+        found: dict[str, list[Array]] = {}
+        times = np.zeros(len(every))
+        for parts in passes:
+            unit = np.concatenate([own[part] for part in parts])
+            times[np.unique(unit)] += 1
+            kind: Any = type(meters[0])
+            meter: Judged = kind.joined([meters[part] for part in parts])
+            share = len(parts) / len(meters)
+            for name, values in meter.effects().items():
+                found.setdefault(name, []).append(
+                    share * np.bincount(unit, values, minlength=len(every))
+                )
+        weights = [meter.weight for meter in meters if meter.weight is not None]
+        trials = trials_of(tested, weights or None)
+        by_name = {name: np.array(ones) for name, ones in found.items() if len(ones) == len(passes)}
+        return cls(by_name, times, trials, len(passes) == 1 < len(meters))
+
+    def __sub__(self, other: Effects) -> Effects:
+        """Return the effects on a difference of two meters on the same parts."""
+        shared = [name for name in self.by_name if name in other.by_name]
+        by_name = {name: self.by_name[name] - other.by_name[name] for name in shared}
+        return Effects(by_name, self.times, self.trials, self.lone)
+
+    def error(self, name: str) -> float:
+        """Return the standard error of a metric, NaN where nothing varies."""
+        n = len(self.times)
+        if name not in self.by_name or n < 2:
+            return float("nan")
+        variance = float(self.times @ (self.by_name[name] ** 2).sum(axis=0)) * n / (n - 1)
+        error = np.sqrt(variance) * (LONE if self.lone else 1.0)
+        return float(error) if error > ROUNDING else float("nan")
+
+    @property
+    def quantile(self) -> float:
+        """Student's t, with a degree of freedom less than there are units."""
+        from scipy.stats import t
+
+        return float(t.ppf((1 + CONFIDENCE) / 2, max(1, len(self.times) - 1)))
+
+    def interval(self, name: str, mean: float) -> tuple[float, float]:
+        """Return the ends around the mean of a metric; NaN where there is too little to tell."""
+        error = self.error(name)
+        if name in SHARES and len(self.times) > 1 and (np.isnan(error) or not 0 < mean < 1):
+            return wilson(mean, self.trials, self.quantile)
+        if np.isnan(error):
+            return float("nan"), float("nan")
+        if name not in CALIBRATION and 0 < mean < 1:
+            return wilson(mean, mean * (1 - mean) / error**2, self.quantile)
+        return mean - self.quantile * error, mean + self.quantile * error
 
 
 def bounded(
@@ -196,8 +336,8 @@ def students_t(values: Sequence[float], shared: float) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of `n` independent trials.
+def wilson(share: float, n: float, z: float | None = None) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of `n` independent trials; `z` is its quantile.
 
     It stands in for an interval of no width: 20 images that are all predicted rightly leave room
     for an accuracy of 84 %.
@@ -215,7 +355,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     """
     from scipy.stats import norm
 
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(norm.ppf((1 + CONFIDENCE) / 2)) if z is None else z
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featbank.evaluation.intervals import Estimate
+from featbank.evaluation.intervals import LONE, Estimate
 from featbank.evaluation.metrics import METRICS
 from featbank.evaluation.neighbours import NearDuplicates
 from featbank.frames import data_frame
+
+if TYPE_CHECKING:
+    from featbank.evaluation.choice import Choice
 
 __all__ = [
     "EvaluationResult",
@@ -268,10 +271,10 @@ class EvaluationResult:
     def compare(self, a: str, b: str, metric: str = "accuracy") -> Estimate:
         """Return by how much a metric of head `a` is above that of head `b`.
 
-        Both were scored on the same rows, so that the difference is taken fold by fold, or with one
-        test set resample by resample. Its 95 % interval is narrower than two intervals side by side
-        would suggest; where it leaves out 0, the heads differ. Of log_loss, brier and ece the lower
-        one is the better.
+        Both were scored on the same rows, so that the difference is taken image by image. Its 95 %
+        interval is narrower than two intervals side by side would suggest; where it leaves out 0,
+        the heads differ. It is of one comparison: see `p_values` for several at once. Of log_loss,
+        brier and ece the lower one is the better.
 
         Raises
         ------
@@ -291,13 +294,24 @@ class EvaluationResult:
         """
         from featbank.evaluation.comparison import differences
 
-        return differences(self, self[a], self[b], [metric])[metric]
+        return differences(self[a], self[b], [metric])[metric]
+
+    @property
+    def criterion(self) -> str:
+        """The metric that heads are ranked by: accuracy, where `imbalanced` balanced accuracy."""
+        return "balanced_accuracy" if self.imbalanced else "accuracy"
 
     @cached_property
     def best(self) -> HeadResult:
-        """The head with the highest accuracy, where `imbalanced` balanced accuracy."""
-        criterion = "balanced_accuracy" if self.imbalanced else "accuracy"
-        return max(self.heads, key=lambda head: head.metrics[criterion].mean)
+        """The head with the highest score by `criterion`."""
+        return max(self.heads, key=lambda head: head.metrics[self.criterion].mean)
+
+    @cached_property
+    def choice(self) -> Choice | None:
+        """The best head's score, corrected for its having been chosen; None for a single head."""
+        from featbank.evaluation.choice import choose
+
+        return choose(self.heads, self.criterion, seed=self.random_state)
 
     @cached_property
     def differences(self) -> dict[str, dict[str, Estimate]]:
@@ -306,7 +320,28 @@ class EvaluationResult:
 
         shared = [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
         others = (head for head in self.heads if head is not self.best)
-        return {head.head: differences(self, head, self.best, shared) for head in others}
+        return {head.head: differences(head, self.best, shared) for head in others}
+
+    @cached_property
+    def p_values(self) -> dict[str, dict[str, float]]:
+        """Of each head but the best: p-values of its differences, for all pairs of heads at once.
+
+        See `featbank.evaluation.comparison.adjusted`.
+        """
+        from featbank.evaluation.comparison import COMPARED, adjusted
+
+        shared = [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
+        return adjusted(self.heads, self.best.head, shared)
+
+    @property
+    def method(self) -> str:
+        """How intervals were made, in a line."""
+        told = self.heads[0].predictions
+        n = len(np.unique(told.unit))
+        what = "images" if n == len(np.unique(told.rows)) else "groups of images"
+        found = f"intervals over {n} {what}: Wilson's for shares, t for losses"
+        lone = self.folds > 1 and self.repeats == 1
+        return f"{found}; x {LONE:g}, as folds are drawn once" if lone else found
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, as ``featbank fit --json`` prints it."""
@@ -325,6 +360,9 @@ class EvaluationResult:
             "repeats": self.repeats,
             "metric_weight": self.metric_weight,
             "best": self.best.head,
+            "choice": self.choice and self.choice.to_dict(),
+            "interval": self.method,
+            "p_values": self.p_values,
             "differences": {head: _estimates(found) for head, found in self.differences.items()},
             "notes": list(self.notes),
         }

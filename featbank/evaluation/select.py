@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, nearest
+from featbank.evaluation.comparison import judged_parts
 from featbank.evaluation.crossval import cross_validate
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.intervals import Estimate, bounded, corrected_t, trials_of
+from featbank.evaluation.intervals import Estimate, estimates
 from featbank.evaluation.parallel import Progress, run
 from featbank.evaluation.plan import Part, plan
 from featbank.evaluation.ranking import FeatureSet, Ranking
@@ -281,13 +282,9 @@ def _nested(
         return None, {}
     winners = np.array([one.inside for one in scored]).argmax(axis=0)
     chosen = Counter(result.heads[i].head for i in winners)
-    outside = [result.heads[i].metrics["accuracy"] for i in winners]
-    if len(outside) == 1:
-        return outside[0], dict(chosen)
-    values = [estimate.values[part] for part, estimate in enumerate(outside)]
-    told = result.heads[0].predictions
-    tested = trials_of([told.unit], None if told.weight is None else [told.weight])
-    return bounded(values, corrected_t(values, result.ratio), tested), dict(chosen)
+    meters, tested = zip(*(judged_parts(head) for head in result.heads), strict=True)
+    outside = [meters[head][part] for part, head in enumerate(winners)]
+    return estimates(outside, tested[0])["accuracy"], dict(chosen)
 
 
 def _cost(members: Sequence[str], costs: Mapping[str, float]) -> float | None:

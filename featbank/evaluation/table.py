@@ -73,7 +73,7 @@ def _summary(result: EvaluationResult) -> str:
     about = [f"{result.protocol}: {', '.join(held)}", f"{word} {CONFIDENCE}"]
     if result.metric_weight:
         about.append(f"every metric is weighted by {result.metric_weight}")
-    return "\n".join([*about, "", *aligned(rows)])
+    return "\n".join([*about, "", *aligned(rows), "", result.method])
 
 
 def _chosen(result: EvaluationResult) -> str:
@@ -98,13 +98,20 @@ def _differences(result: EvaluationResult) -> list[str]:
     if len(result.heads) < 2:
         return []
     names = list(next(iter(result.differences.values())))
-    rows = [["head", *(METRICS[name] for name in names)]]
+    own = result.criterion
+    rows = [["head", *(METRICS[name] for name in names), "p"]]
     for head, found in result.differences.items():
-        rows.append([head, *(points(found[name]) for name in names)])
-    where = "fold by fold" if result.folds > 1 else "on the same images"
-    title = f"difference to {result.best.head}, {where}, in points; "
-    title += "an interval without 0 tells heads apart"
-    return ["\n".join([title, "", *aligned(rows)])]
+        rows.append([head, *(points(found[name]) for name in names),
+                     f"{result.p_values[head][own]:.3f}"])  # fmt: skip
+    test = "McNemar's exact test" if own == "accuracy" else "Student's t"
+    legend = (
+        f"p: {METRICS[own]}, {test}, for all pairs of heads at once (Holm); under 0.05 they differ"
+    )
+    return [
+        f"difference to {result.best.head}, on the same images, in points {CONFIDENCE}",
+        "\n".join(aligned(rows)),
+        "\n".join([legend, *([str(result.choice)] if result.choice else [])]),
+    ]
 
 
 def _calibration(result: EvaluationResult) -> list[str]:

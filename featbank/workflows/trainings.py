@@ -405,7 +405,7 @@ class _Run:
             if use is not None:
                 self._finally(data, use, kept)
         return evaluation_result(
-            [head_result(self.name, scored, made, data, seed=seed)],
+            [head_result(self.name, scored, made, data)],
             made,
             data,
             n=len(X),

@@ -18,7 +18,7 @@ def test_a_comparison_prints_its_table_and_is_kept(tour: Tour, tmp_path: Path) -
     lines = told.splitlines()
     assert lines[2].startswith("difference in accuracy to ridge, the best frozen head")
     assert lines[3] == "frozen features: shufflenet_v2_x0_5 penultimate"
-    assert lines[5].split() == ["accuracy", "macro", "F1", "difference"]
+    assert lines[5].split() == ["accuracy", "macro", "F1", "difference", "p"]
     assert lines[9].split() == ["train", "s", "s/1000", "MiB", "parameters"]
     assert {lines[6].split()[0], " ".join(lines[7].split()[:2])} == {"ridge", "finetune quick"}
     assert max(map(len, lines)) <= 100
@@ -26,7 +26,7 @@ def test_a_comparison_prints_its_table_and_is_kept(tour: Tour, tmp_path: Path) -
     found = run(*words, *TRAINED, "--json").json
     assert [row["cached"] for row in found["rows"]] == [True, True]
     assert found["reference"] == "ridge"
-    assert found["interval"] == "fold by fold, corrected t"
+    assert found["interval"] == "paired, on the same images"
     tuned = next(row for row in found["rows"] if row["kind"] == "finetune")
     assert tuned["parameters_trained"] == 3 * 1025 < tuned["parameters"]
     assert tuned["settings"]["unfreeze"] == "head"

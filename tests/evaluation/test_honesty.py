@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from sklearn.metrics import accuracy_score, f1_score
 
 from featbank.errors import EvaluationError
 from featbank.evaluation import cross_validate, fit_final, near_duplicates
-from featbank.evaluation.intervals import corrected_t, wilson
+from featbank.evaluation.choice import choose
+from featbank.evaluation.comparison import adjusted, judged_parts
+from featbank.evaluation.intervals import LONE, estimates, wilson
+from featbank.evaluation.result import HeadResult, Predictions
 from tests.evaluation import spy
 
 RANDOM = np.random.default_rng(0)
@@ -134,7 +138,7 @@ def two_heads(**options):
 
 
 @pytest.mark.parametrize("options", [{}, {"cv": 3, "repeats": 2}])
-def test_the_difference_is_taken_fold_by_fold(options):
+def test_the_difference_is_paired(options):
     result = two_heads(**options)
     found = result.compare("centroid", "knn", "macro_f1")
     values = []
@@ -146,34 +150,49 @@ def test_the_difference_is_taken_fold_by_fold(options):
             scores.append(f1_score(told.y_true[rows], told.y_pred[rows], average="macro"))
         values.append(scores[0] - scores[1])
     assert found.values == pytest.approx(values)
-    k = options.get("cv", 5)
-    ends = corrected_t(values, 1 / (k - 1))
-    assert (found.low, found.high) == pytest.approx(ends, abs=1e-3)
+    assert found.low < found.mean < found.high
+    told = [result[head].predictions for head in ("centroid", "knn")]
+    repeats = options.get("repeats", 1)
+    gaps = np.zeros(len(COINS))
+    for one, sign in zip(told, (1, -1), strict=True):
+        np.add.at(gaps, one.rows, sign * (one.y_true == one.y_pred) / repeats)
+    found = result.compare("centroid", "knn")
+    squares = np.zeros(len(COINS))  # of each repeat's differences, image by image
+    for repeat in range(repeats):
+        own = np.zeros(len(COINS))
+        for one, sign in zip(told, (1, -1), strict=True):
+            rows = one.fold // (result.folds // repeats) == repeat
+            np.add.at(own, one.rows[rows], sign * (one.y_true == one.y_pred)[rows])
+        squares += (own - own.mean()) ** 2 / repeats
+    error = np.sqrt(squares.sum() / 100 / 99) * (LONE if repeats == 1 else 1)
+    assert found.mean == pytest.approx(gaps.mean(), abs=2e-3)
+    assert found.high - found.low == pytest.approx(2 * 1.984 * error, rel=0.1)
 
 
-def test_with_one_test_set_both_heads_are_resampled_alike():
+def test_with_one_test_set_both_heads_are_paired_by_group():
     units = np.arange(100) // 2
     result = two_heads(splits=SPLITS, groups=units)
-    found = result.compare("centroid", "knn")
-    told = [result[head].predictions for head in ("centroid", "knn")]
-    gain = np.subtract(*[(t.y_true == t.y_pred).astype(float) for t in told])
-    assert found.mean == pytest.approx(gain.mean())
+    found = result.compare("centroid", "knn", "balanced_accuracy")
     assert found.values == (found.mean,)
-    tested = units[told[0].rows]
-    random = np.random.default_rng(0)
-    means = []
-    for _ in range(1000):
-        drawn = random.integers(10, size=10)
-        rows = np.concatenate([np.flatnonzero(tested == tested.min() + d) for d in drawn])
-        means.append(gain[rows].mean())
-    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+    told = [result[head].predictions for head in ("centroid", "knn")]
+    gaps = np.zeros(50)
+    for one, sign in zip(told, (1, -1), strict=True):
+        hit = (one.y_true == one.y_pred).astype(float)
+        for c in (0, 1):
+            own = one.y_true == c
+            effect = sign * (hit[own] - hit[own].mean()) / own.sum() / 2
+            np.add.at(gaps, units[one.rows[own]], effect)
+    error = np.sqrt((gaps**2).sum() * 10 / 9)
+    half = t.ppf(0.975, 9) * error
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
 
 
 def test_a_head_does_not_differ_from_itself_beyond_what_agreement_leaves_room_for():
     result = cross_validate(NOISE, COINS, ["lda", "lda"], **UNTUNED)
     found = result.compare("lda", "lda (2)")
+    end = wilson(0, 100, t.ppf(0.975, 99))[1]
     assert found.mean == 0
-    assert (found.low, found.high) == pytest.approx((-wilson(0, 100)[1], wilson(0, 100)[1]))
+    assert (found.low, found.high) == pytest.approx((-end, end))
 
 
 def test_the_paired_interval_is_narrower_than_the_two_side_by_side():
@@ -195,7 +214,7 @@ def test_the_table_and_the_json_compare_each_head_with_the_best():
     assert list(data["differences"]) == others
     told = data["differences"][others[0]]["accuracy"]
     assert told == result.compare(others[0], best.head).to_dict()
-    assert f"difference to {best.head}, fold by fold" in result.table()
+    assert f"difference to {best.head}, on the same images" in result.table()
     one = cross_validate(NOISE, COINS, "centroid", **UNTUNED)
     assert "difference" not in one.table()
     assert one.to_dict()["differences"] == {}
@@ -278,3 +297,60 @@ def test_a_metric_that_some_folds_lack_is_left_out_with_a_note():
     head = cross_validate(NOISE, y, "ridge", splits=splits, **UNTUNED)["ridge"]
     assert "roc_auc" not in head.metrics
     assert head.notes == ("no ROC AUC: 1 of 4 test parts hold one class only.",)
+
+
+# The best of several heads.
+
+
+def equal_heads(n, k, seed):
+    """Return results of `k` heads that are right as often as a coin, each for itself."""
+    random = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    heads = []
+    for i in range(k):
+        told = Predictions(
+            rows=np.arange(n), fold=np.arange(n) // 2 % 5, y_true=y,
+            y_pred=random.integers(0, 2, n), scores=None, probability=None, unit=np.arange(n),
+        )  # fmt: skip
+        meters, tested = judged_parts(HeadResult(str(i), {}, {}, (), np.eye(2), told, 0.0))
+        heads.append(HeadResult(str(i), estimates(meters, tested), {}, (), np.eye(2), told, 0.0))
+    return heads
+
+
+def test_the_best_of_heads_that_do_not_differ_is_corrected_for_the_choice():
+    found = [choose(equal_heads(100, 8, seed), "accuracy", seed=0) for seed in range(20)]
+    assert np.mean([one.naive for one in found]) > 0.55
+    assert np.mean([one.score.mean for one in found]) == pytest.approx(0.5, abs=0.02)
+    assert all(one.score.low < one.score.mean < one.score.high for one in found)
+    assert all(sum(one.times.values()) == pytest.approx(1) for one in found)
+    within = [one.score.low < 0.5 < one.score.high for one in found]
+    assert np.mean(within) > 0.8
+
+
+def test_heads_that_do_not_differ_are_seldom_told_apart_by_any_of_many_comparisons():
+    alarms = []
+    for seed in range(40):
+        heads = equal_heads(100, 6, seed)
+        best = max(heads, key=lambda head: head.metrics["accuracy"].mean).head
+        p = adjusted(heads, best, ["accuracy", "balanced_accuracy"])
+        assert len(p) == 5
+        alarms.append(min(one["accuracy"] for one in p.values()) < 0.05)
+    assert np.mean(alarms) < 0.15
+
+
+def test_one_head_has_no_choice_and_several_print_it():
+    assert cross_validate(NOISE, COINS, "centroid", **UNTUNED).choice is None
+    result = two_heads()
+    assert f"accuracy {result.choice.score.mean:.3f} [" in result.table()
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert data["choice"]["best"] == result.best.head
+    assert data["p_values"] == result.p_values
+    assert set(data["p_values"]) == set(data["differences"])
+    assert data["interval"] in result.table()
+
+
+def test_few_groups_are_noted():
+    result = cross_validate(NOISE, COINS, "centroid", groups=np.arange(100) % 12, **UNTUNED)
+    assert any("12 groups" in note for note in result.notes)
+    many = cross_validate(NOISE, COINS, "centroid", groups=np.arange(100) // 2, **UNTUNED)
+    assert not any("groups" in note for note in many.notes)

@@ -241,7 +241,7 @@ def test_given_splits_are_compared_by_a_bootstrap_and_shown_without_duplicates(
     words = {"tune": False, "cache": tmp_path / "cache"}
     found = compare(tmp_path / "bank", HEADS, **words)
 
-    assert "bootstrap over the same images" in found.table()
+    assert "paired, on the same images" in found.table()
     assert found.table().count("  no duplicates") == 2
     again = compare(tmp_path / "bank", HEADS, **words)
     assert again["ridge"].cached

@@ -266,7 +266,7 @@ def _result(
         winners = [order[i] for i in inside.argmax(axis=0)]
         times.update(winners)
         scored[_CHOSEN] = [scored[name][i] for i, name in enumerate(winners)]
-    heads = [head_result(name, ones, made, data, seed=seed) for name, ones in scored.items()]
+    heads = [head_result(name, ones, made, data) for name, ones in scored.items()]
     result = evaluation_result(heads, made, data, n=n, seed=seed)
     if not times or last is None:
         return result, None

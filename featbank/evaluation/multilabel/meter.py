@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from featbank.evaluation.metrics import weighted
+from featbank.evaluation.metrics import ranks_within, weighted
 
 __all__ = ["LabelMeter", "average_precision"]
 
@@ -46,9 +47,11 @@ class LabelMeter:
         self.y = y
         self.weight = weight
         self.predicted = predicted
+        self.n_classes = y.shape[1]
         self._hit = (y & predicted).astype(np.float64)
         self._either = y.astype(np.float64) + predicted
         self._right = (y == predicted).all(axis=1)
+        self._scores = scores
         self._ranked = [_ranked(own, score) for own, score in zip(y.T, scores.T, strict=True)]
 
     def __call__(self, weights: Array | None = None) -> dict[str, float]:
@@ -67,6 +70,39 @@ class LabelMeter:
         if either.any():
             found["macro_f1"] = float((2 * hit[either > 0] / either[either > 0]).mean())
             found["micro_f1"] = float(2 * hit.sum() / either.sum())
+        return found
+
+    @classmethod
+    def joined(cls, meters: Sequence[Self]) -> Self:
+        """Return the meter of several folds' predictions together, ranked within their fold."""
+        if len(meters) == 1:
+            return meters[0]
+        ranked = [np.apply_along_axis(ranks_within, 0, m._scores) for m in meters]
+        own = [m.weight for m in meters if m.weight is not None]
+        return cls(
+            np.concatenate([m.y for m in meters]),
+            np.concatenate([m.predicted for m in meters]),
+            np.concatenate(ranked),
+            np.concatenate(own) if own else None,
+        )
+
+    def effects(self) -> dict[str, Array]:
+        """Return by how much each row moves each metric; see `Meter.effects`."""
+        w = weighted(len(self.y), self.weight, None)
+        hit, either = w @ self._hit, w @ self._either
+        found = {"subset_accuracy": w * (self._right - w @ self._right / w.sum()) / w.sum()}
+        counts = either > 0
+        if counts.any():
+            both = np.where(counts, either, 1)
+            each = (2 * self._hit - 2 * hit / both * self._either) / both
+            found["macro_f1"] = w * each[:, counts].mean(axis=1)
+            micro = 2 * hit.sum() / either.sum()
+            every = 2 * self._hit.sum(axis=1) - micro * self._either.sum(axis=1)
+            found["micro_f1"] = w * every / either.sum()
+        areas = [_precision_effects(*ranked, w) for ranked in self._ranked]
+        known = [own for own in areas if own is not None]
+        if known:
+            found["map"] = np.mean(known, axis=0)
         return found
 
     def average_precision(self, weights: Array | None = None) -> Array:
@@ -92,3 +128,21 @@ def _precision(order: Array, positive: Array, ends: Array, weights: Array) -> fl
         return float("nan")
     precision = np.divide(hit, seen, out=np.zeros(len(hit)), where=seen > 0)
     return float(np.diff(hit, prepend=0.0) @ precision / hit[-1])
+
+
+def _precision_effects(order: Array, positive: Array, ends: Array, weights: Array) -> Array | None:
+    """Return the effects of rows on the average precision of a label; None where it has none."""
+    w = weights[order]
+    hit, seen = np.cumsum(w * positive)[ends], np.cumsum(w)[ends]
+    if not hit[-1] > 0:
+        return None
+    step = np.diff(hit, prepend=0.0) / hit[-1]
+    of = np.where(seen > 0, seen, 1)
+    precision = hit / of
+    gained = np.cumsum((step / of)[::-1])[::-1]  # by a positive, from its own run on
+    lost = np.cumsum((step * hit / of**2)[::-1])[::-1]  # by any row
+    run = np.searchsorted(ends, np.arange(len(w)))
+    own = positive * (precision / hit[-1] + gained - step @ precision / hit[-1])[run] - lost[run]
+    found = np.empty(len(w))
+    found[order] = w * own
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,10 +79,10 @@ class LabelResult(EvaluationResult):
         """False: each label is judged by itself."""
         return False
 
-    @cached_property
-    def best(self) -> HeadResult:
-        """The head with the highest mAP."""
-        return max(self.heads, key=lambda head: head.metrics["map"].mean)
+    @property
+    def criterion(self) -> str:
+        """The metric that heads are ranked by: mAP."""
+        return "map"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, as ``featbank fit --json`` prints it."""

@@ -16,8 +16,9 @@ from featbank.evaluation.assembly import most_common, weighted_by
 from featbank.evaluation.crossval import notes_on
 from featbank.evaluation.final import FinalFit
 from featbank.evaluation.fitting import Candidate, candidates, watched
+from featbank.evaluation.folds import Int
 from featbank.evaluation.inputs import Inputs, checked
-from featbank.evaluation.intervals import Estimate, estimates
+from featbank.evaluation.intervals import Estimate, estimates, few_groups
 from featbank.evaluation.multilabel.meter import LabelMeter
 from featbank.evaluation.multilabel.plan import LabelData, plan_final_sets, plan_sets
 from featbank.evaluation.multilabel.result import LabelHeadResult, LabelResult
@@ -96,9 +97,10 @@ def cross_validate_sets(
     inputs = data.inputs
     per_head = [scored[i : i + len(parts)] for i in range(0, len(scored), len(parts))]
     rows = np.unique(np.concatenate([np.append(part.train, part.test) for part in made.parts]))
+    tested = np.unique(np.concatenate([part.test for part in made.parts]))
     return LabelResult(
         heads=tuple(
-            _head_result(candidate.name, ones, made, data, seed)
+            _head_result(candidate.name, ones, made, data)
             for candidate, ones in zip(found, per_head, strict=True)
         ),
         protocol=made.protocol,
@@ -111,6 +113,7 @@ def cross_validate_sets(
             *inputs.notes,
             *data.notes,
             *made.notes,
+            *few_groups(inputs.units[tested]),
             *notes_on(data.weights, weighted_by(inputs)),
         ),
         near_duplicates=inputs.near and inputs.near.spread(inputs.rows, len(X)),
@@ -315,7 +318,7 @@ def _chosen(
 
 
 def _head_result(
-    name: str, scored: Sequence[_Scored], made: Plan, data: LabelData, seed: int
+    name: str, scored: Sequence[_Scored], made: Plan, data: LabelData
 ) -> LabelHeadResult:
     own = scored[: len(made.parts)]
     inputs = data.inputs
@@ -324,7 +327,7 @@ def _head_result(
     chosen = tuple(one.best_params for one in own)
     return LabelHeadResult(
         head=name,
-        metrics=_estimates(own, inputs, seed),
+        metrics=_estimates(own, inputs.units),
         best_params=most_common(chosen),
         fold_params=chosen,
         confusion=np.empty((0, 0), dtype=np.int64),
@@ -341,18 +344,11 @@ def _head_result(
             weight=inputs.weight_of(np.concatenate(tested)),
         ),
         seconds=sum(one.seconds for one in own),
-        without_duplicates=_estimates(scored[len(own) :], inputs, seed) if made.clean else None,
+        without_duplicates=_estimates(scored[len(own) :], inputs.units) if made.clean else None,
         notes=tuple(dict.fromkeys(note for one in own for note in one.notes)),
         average_precision=np.array([one.meter.average_precision() for one in own]),
     )
 
 
-def _estimates(scored: Sequence[_Scored], inputs: Inputs, seed: int) -> dict[str, Estimate]:
-    parts = [one.part for one in scored]
-    return estimates(
-        [one.meter for one in scored],
-        [inputs.units[part.test] for part in parts],
-        ratio=ratio_of(parts),
-        seed=seed,
-        weights=inputs.weights_of(part.test for part in parts),
-    )
+def _estimates(scored: Sequence[_Scored], units: Int) -> dict[str, Estimate]:
+    return estimates([one.meter for one in scored], [units[one.part.test] for one in scored])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featbank.evaluation.intervals import Estimate, Metrics, estimates
+from featbank.evaluation.intervals import Estimate, Metrics, seed_estimates
 from featbank.evaluation.metrics import Meter
 from featbank.evaluation.protocols.task import Task, Trial
 from featbank.evaluation.protocols.voc import PrecisionMeter
@@ -58,4 +58,4 @@ class Judge:
         """Return the metrics that every trial has, with their intervals."""
         units = self.task.units[self.task.test]
         meters = [self.meter(trial.told) for trial in trials]
-        return estimates(meters, [units] * len(meters), ratio=0.0, seed=self.task.seed)
+        return seed_estimates(meters, [units] * len(meters), seed=self.task.seed)

@@ -24,7 +24,7 @@ from featbank.regular import open_regular
 
 __all__ = ["FORMAT", "RowCache"]
 
-FORMAT = 1
+FORMAT = 2
 
 Array = npt.NDArray[Any]
 
