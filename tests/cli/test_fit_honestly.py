@@ -133,7 +133,7 @@ def test_several_heads_are_compared_with_the_best(doubled: Path) -> None:
 
     (other,) = {"ridge", "knn"} - {found["best"]}
     assert set(found["differences"]) == {other}
-    assert f"difference to {found['best']}, fold by fold" in run(*words).out
+    assert f"difference to {found['best']}, on the same images" in run(*words).out
 
 
 @pytest.mark.parametrize(
