@@ -82,11 +82,11 @@ from featbank.cli.sections import Sectioned
     type=click.Choice(["platt", "temperature"]),
     is_flag=False,
     flag_value="platt",
-    help="Calibrate every head's probabilities, by Platt's method (default method) or one "
-    "temperature. By default only heads that have margins alone get a temperature.",
+    help="Calibrate the probabilities of every head. Without it, only heads that have none get "
+    "them, by a temperature.",
 )
 @click.option(
-    "--no-calibrate", is_flag=True, help="Calibrate nothing; svm and its like give margins."
+    "--no-calibrate", is_flag=True, help="Leave margins as they are, without probabilities."
 )
 @click.option(
     "--threshold",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.heads.outputs import Outputs, gives_votes, outputs
+from featbank.heads.outputs import Outputs, decisions, gives_votes, outputs
 from featbank.heads.plain import softmax
 
 __all__ = ["AdjustedHead", "logits_of"]
@@ -127,6 +127,10 @@ def logits_of(estimator: Any, X: Array, *, votes: bool = False) -> Array:
     TypeError
         The estimator has neither.
     """
+    if not gives_votes(estimator):
+        scores = decisions(estimator, X)  # predictions, which take as long, aren't needed
+        if scores is not None:
+            return _logits(estimator, Outputs(np.empty(0, np.intp), scores, None), votes=votes)
     return _logits(estimator, outputs(estimator, X), votes=votes)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featbank.heads.streaming import Blocks
 
-__all__ = ["Outputs", "gives_votes", "outputs"]
+__all__ = ["Outputs", "decisions", "gives_votes", "outputs"]
 
 Array = npt.NDArray[Any]
 
@@ -76,19 +76,26 @@ def outputs(head: Any, X: Array | Blocks) -> Outputs:
     probability = None
     if hasattr(head, "predict_proba"):
         probability = np.asarray(head.predict_proba(X))  # its precision says where it ends
-    scores = probability
-    if hasattr(head, "decision_function"):
-        scores = np.asarray(head.decision_function(X), dtype=np.float64)
-        if scores.ndim == 1:
-            scores = np.column_stack([-scores, scores])
-        if scores.shape[1] != len(classes):  # an SVC's one-against-one votes fit no class
-            scores = probability
+    scores = decisions(head, X)
+    if scores is None:
+        scores = probability
     told = np.asarray(head.predict(X))
     if told.ndim == 2:
         ranked = told if scores is None else scores
         return Outputs(ranked.argmax(axis=1), scores, probability, told.astype(bool))
     codes = np.searchsorted(classes, told)
     return Outputs(codes, scores, probability)
+
+
+def decisions(head: Any, X: Array) -> Array | None:
+    """Return the decision function, shape (n, K), for two classes d as -d and d; None without."""
+    if not hasattr(head, "decision_function"):
+        return None
+    scores = np.asarray(head.decision_function(X), dtype=np.float64)
+    if scores.ndim == 1:
+        scores = np.column_stack([-scores, scores])
+    # An SVC's one-against-one votes fit no class.
+    return scores if scores.shape[1] == len(head.classes_) else None
 
 
 def gives_votes(head: Any) -> bool:
