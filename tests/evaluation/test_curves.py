@@ -61,7 +61,8 @@ def test_no_draw_holds_a_copy_a_group_or_a_row_that_is_scored_on(fits):
             scored.append(frozenset(X[:, 0].astype(int)))
             return super().predict(X)
 
-    learning_curve(numbered(120), y, Noted(), digests=digests, groups=groups, draws=5, sizes=[4])
+    words = {"digests": digests, "groups": groups, "keep_copies": True}
+    learning_curve(numbered(120), y, Noted(), draws=5, sizes=[4], **words)
     assert len(fits) == len(scored) == 5
     for (_, seen), tested in zip(fits, scored, strict=True):
         assert not {groups[i] for i in seen} & {groups[i] for i in tested}
