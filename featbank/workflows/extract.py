@@ -454,8 +454,8 @@ class _Work:
     ) -> _Work:
         described = existing.sources if existing else {}
         index = existing.index if existing else Index()
-        missing = missing_sources(described)
         named = name_sources(sources, described)
+        missing = missing_sources(described, named)
         surveyed, tables = survey(
             named,
             existing,

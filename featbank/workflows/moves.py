@@ -53,26 +53,38 @@ class MissingSource:
         As in `Source`.
     moved_to : str or None
         Where its images are now, if that is known.
+    table : str or None
+        A table that is there, where the folder of its images is gone.
     """
 
     name: str
     place: str
     kind: str
     moved_to: str | None = None
+    table: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {"name": self.name, "place": self.place, "moved_to": self.moved_to}
 
 
-def missing_sources(described: Mapping[str, Mapping[str, Any]]) -> list[MissingSource]:
-    """Return the sources that are missing, of those that `Bank.sources` describes."""
+def missing_sources(
+    described: Mapping[str, Mapping[str, Any]], named: Iterable[Source] = ()
+) -> list[MissingSource]:
+    """Return the sources that are missing, of those that `Bank.sources` describes.
+
+    Those that were `named` just now are where these say.
+    """
     found = []
+    here = {source.name for source in named}
     for name, document in described.items():
+        if name in here:
+            continue
         source = Source.from_dict(document)
         for place in filter(None, (source.table, source.root)):
             if not os.path.exists(place) and os.path.isdir(os.path.dirname(place)):
-                found.append(MissingSource(name, place, source.kind))
+                table = source.table if place != source.table else None
+                found.append(MissingSource(name, place, source.kind, table=table))
                 break
     return found
 
@@ -199,9 +211,18 @@ def note_on_missing(
         )
         words.append(
             f"the {what} {names} {is_} gone, and {its} images stay in the bank; if {its} files "
-            "moved: featbank extract --replace NEW_PLACE"
+            f"moved: {_new_place(gone)}"
         )
         if not names_file(bank):
             options = (word for one in gone for word in ("--source", one.name))
             words[-1] += f"; to remove {it}: {line('prune', *options, *bank_words(bank))}"
     return "; ".join(words) or None
+
+
+def _new_place(gone: Sequence[MissingSource]) -> str:
+    """Return commands that tell featbank where these sources are now."""
+    tables = [line("extract", one.table) for one in gone if one.table is not None]
+    found = [f"{command} --root NEW_PLACE" for command in tables]
+    if len(tables) < len(gone):
+        found.insert(0, "featbank extract --replace NEW_PLACE")
+    return " and ".join(found)

@@ -125,7 +125,7 @@ def status(
     for part in surveyed:
         found.add(part)
     recipes = target.recipes if target else []
-    missing = missing_sources(described)
+    missing = missing_sources(described, named)
     for part in surveyed:
         old = find_old(part.now, part.source.kind, missing, index)
         if old is not None:

@@ -170,6 +170,24 @@ def test_fit_and_info_say_what_to_do_and_a_packed_bank_says_nothing(
     assert (info(packed).missing_sources, info(packed).sources[0]["missing"]) == ((), False)
 
 
+def test_a_table_whose_images_moved_is_extracted_with_another_root(tmp_path: Path) -> None:
+    paths = make_images(tmp_path / "pics", 12)
+    rows = ["path,label", *(f"{path.relative_to(tmp_path / 'pics')},x" for path in paths)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n")
+    source = open_source(table, root=tmp_path / "pics")
+    extract_to(tmp_path / "bank", [source], model(), COLUMNS, settings=SETTINGS)
+    (tmp_path / "pics").rename(tmp_path / "new")
+
+    note = note_on_missing(find_missing(Bank(tmp_path / "bank")), str(tmp_path / "bank"))
+    assert note is not None
+    assert f"featbank extract {table} --root NEW_PLACE" in note
+    source = open_source(table, root=tmp_path / "new")
+    done = extract_to(tmp_path / "bank", [source], model(), COLUMNS, settings=SETTINGS)
+    assert (done.computed, done.reused, done.missing) == (0, 12, ())
+    assert list(Bank(tmp_path / "bank").sources) == ["table"]
+
+
 def test_one_line_tells_of_several_sources(bank: Path) -> None:
     (one,) = find_missing(Bank(bank))
     note = note_on_missing([one, one], str(bank))
