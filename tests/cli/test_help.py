@@ -47,7 +47,7 @@ def test_the_version_is_told() -> None:
         (("extract", "data", "--frobnicate"), "No such option"),
         (("extract", "data", "--workers", "many"), "'many' is not a valid integer"),
         (("extract", "data", "--on-error", "ignore"), "'ignore' is not one of 'skip', 'raise'"),
-        (("predict", "a.skops", "b", "--probabilities"), "--probabilities belongs to --csv"),
+        (("predict", "a.skops", "b", "--probabilities"), "--probabilities requires --csv"),
         (("predict", "a.skops", "b", "--top", "0"), "--top is 1 or more"),
         (("models", "--layers"), "name the backbone"),
         (("fit", "--set", "C"), "write --set NAME=VALUE, not 'C'"),
