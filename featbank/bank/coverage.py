@@ -23,6 +23,7 @@ from featbank.bank.rows import Rows
 from featbank.bank.shard import Shard, columns_in, read_shard
 from featbank.data.index import Index, IndexedSource
 from featbank.errors import FeatbankError
+from featbank.regular import open_regular
 
 __all__ = [
     "Coverage",
@@ -160,7 +161,8 @@ def lost_columns(found: dict[str, list[Coverage]]) -> dict[str, dict[str, int]]:
 def quarantined(bank: Bank, slug: str) -> list[Shard | None]:
     """Return what the shards of a recipe that a repair has set aside say of themselves."""
     folder = os.path.join(bank.path, QUARANTINE)
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    there = os.path.isdir(folder) and not os.path.islink(folder)
+    names = sorted(os.listdir(folder)) if there else []
     return [
         glimpse(os.path.join(folder, name))
         for name in names
@@ -169,7 +171,8 @@ def quarantined(bank: Bank, slug: str) -> list[Shard | None]:
 
 
 def glimpse(path: str) -> Shard | None:
-    """Return what a damaged shard says of itself, if it can still be read."""
+    """Return what a damaged shard says of itself, if it can still be read and is no link."""
     with contextlib.suppress(FeatbankError, OSError):
+        open_regular(path, follow=False).close()
         return read_shard(path)
     return None

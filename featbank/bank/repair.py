@@ -49,6 +49,7 @@ from featbank.data.index import IndexedSource, Listing
 from featbank.data.indexfile import read_index
 from featbank.data.sources import Source, open_source, scan
 from featbank.errors import BankDamaged, BankError, BankNotFound, DataError
+from featbank.regular import open_regular
 
 __all__ = ["Repaired", "repair"]
 
@@ -343,8 +344,10 @@ class _Repair:
         """Tell whether a file that was set aside was an index that may have held splits."""
         if not os.path.basename(path).startswith("index.h5"):
             return False
-        with contextlib.suppress(BankError, OSError), hdf5.open_inspected(path) as file:
-            return bool(read_index(file).splits)
+        with contextlib.suppress(BankError, OSError):
+            open_regular(path, follow=False).close()
+            with hdf5.open_inspected(path) as file:
+                return bool(read_index(file).splits)
         return True
 
     def is_quarantined(self, name: str) -> bool:

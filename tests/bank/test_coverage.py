@@ -6,10 +6,12 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from featbank import hdf5
 from featbank.backbones.recipe import Column
 from featbank.bank.bank import Bank
 from featbank.bank.coverage import bank_coverage, lost_columns
@@ -167,3 +169,31 @@ def test_images_that_can_not_be_read_lack_nothing(tmp_path: Path) -> None:
     bank.seal(RECIPE, keys(["one"]), {WHOLE: np.asarray(features(["one"]))})
     (found,) = bank_coverage(bank)[RECIPE.slug]
     assert (found.images, found.missing) == (1, 0)
+
+
+@pytest.mark.parametrize("linked", ["shard", "quarantine", "index"])
+def test_nothing_is_read_through_a_link(bank: Bank, tmp_path: Path, linked: str) -> None:
+    path, elsewhere = shard_of(bank, LAYER), tmp_path / "elsewhere"
+    if linked == "quarantine":
+        flip(path, -1)
+        repair(bank.path)
+        os.rename(Path(bank.path, "quarantine"), elsewhere)
+        os.symlink(elsewhere, Path(bank.path, "quarantine"))
+    else:
+        path = path if linked == "shard" else Path(bank.path, "index.h5")
+        os.rename(path, elsewhere)
+        os.symlink(elsewhere, path)
+    opened: list[str] = []
+    read = hdf5.open_inspected
+
+    def watched(path: str) -> Any:
+        opened.append(os.path.realpath(path))
+        return read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hdf5, "open_inspected", watched)
+        verify(bank.path)
+        repair(bank.path)
+        verify(bank.path)
+    assert opened
+    assert not [path for path in opened if path.startswith(str(elsewhere))]
