@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from featbank.evaluation.baselines import baseline_line
 from featbank.evaluation.comparison import adjusted, differences
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.result import EvaluationResult, HeadResult
@@ -172,6 +173,7 @@ class ComparisonResult:
             "interval": self._interval,
             "metric_weight": self.evaluation.metric_weight,
             "intervals": one.method,
+            "baselines": one.baselines,
             "choice": one.choice and one.choice.to_dict(),
             "protocol": one.protocol,
             "folds": one.folds,
@@ -294,6 +296,7 @@ class ComparisonResult:
     def _legend(self) -> list[str]:
         choice = self.evaluation.choice
         lines = [
+            baseline_line(self.evaluation.baselines, _SCORES),
             self.evaluation.method,
             "p: accuracy, McNemar's exact test, for all pairs of rows at once (Holm)",
             *([] if choice is None else str(choice).splitlines()),

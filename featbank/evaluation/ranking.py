@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from featbank.evaluation.baselines import baseline_line
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.text import CONFIDENCE, aligned, interval, points
 
@@ -81,6 +82,12 @@ class Ranking:
     images : int
     classes : tuple of str
     notes : tuple of str
+    baselines : dict of str to dict
+        What the majority class and chance score.
+    method : str
+        How intervals were made.
+    p_values : dict of str to float
+        Of each feature set but the best: of its difference, for all pairs at once.
     """
 
     features: tuple[FeatureSet, ...]
@@ -91,6 +98,9 @@ class Ranking:
     images: int
     classes: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    method: str = ""
+    p_values: dict[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> FeatureSet:
@@ -122,7 +132,7 @@ class Ranking:
         """Return the ranking as plain text."""
         costs = any(one.cost is not None for one in self.features)
         quick = list(dict.fromkeys(name for one in self.features for name in one.quick))
-        titles = ["features", "columns", "KiB", self.head, "to the best", *quick, "LogME"]
+        titles = ["features", "columns", "KiB", self.head, "to the best", "p", *quick, "LogME"]
         rows = [[*titles, "ms"] if costs else titles]
         for one in self.features:
             gap = one.difference
@@ -132,17 +142,21 @@ class Ranking:
                 f"{one.bytes / 1024:.1f}",
                 interval(one.accuracy),
                 "best" if gap is None else points(gap),
+                f"{self.p_values[one.name]:.3f}" if one.name in self.p_values else "-",
                 *(f"{one.quick[name].mean:.3f}" if one.quick else "-" for name in quick),
                 "-" if one.logme is None else f"{one.logme:.3f}",
             ]
             rows.append([*row, "-" if one.cost is None else f"{one.cost:.1f}"] if costs else row)
         about = [
             f"{self.protocol}: {self.images} images, {len(self.classes)} classes",
-            f"accuracy {CONFIDENCE}; to the best: points, paired over folds; KiB"
+            f"accuracy {CONFIDENCE}; to the best: points, paired; KiB"
             + (" and ms of a core" if costs else "")
             + " an image",
         ]
-        blocks = ["\n".join([*about, "", *aligned(rows)])]
+        below = [baseline_line(self.baselines, ["accuracy"]), self.method]
+        if self.p_values:
+            below.append("p: McNemar's exact test, all pairs of features at once (Holm)")
+        blocks = ["\n".join([*about, "", *aligned(rows)]), "\n".join(filter(None, below))]
         if self.nested is not None:
             blocks.append(self._nested_words())
         if self.notes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.evaluation.baselines import baselines, label_baselines
 from featbank.evaluation.intervals import LONE, Estimate
 from featbank.evaluation.metrics import METRICS
 from featbank.evaluation.neighbours import NearDuplicates
@@ -333,6 +334,14 @@ class EvaluationResult:
         shared = [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
         return adjusted(self.heads, self.best.head, shared)
 
+    @cached_property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What the majority class and chance score on the same images, by metric."""
+        told = self.heads[0].predictions
+        if told.y_true.ndim == 2:
+            return label_baselines(told.y_true, told.weight)
+        return baselines(np.bincount(told.y_true, told.weight, minlength=len(self.classes)))
+
     @property
     def method(self) -> str:
         """How intervals were made, in a line."""
@@ -362,6 +371,7 @@ class EvaluationResult:
             "best": self.best.head,
             "choice": self.choice and self.choice.to_dict(),
             "interval": self.method,
+            "baselines": self.baselines,
             "p_values": self.p_values,
             "differences": {head: _estimates(found) for head, found in self.differences.items()},
             "notes": list(self.notes),

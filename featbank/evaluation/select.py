@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, nearest
-from featbank.evaluation.comparison import judged_parts
+from featbank.evaluation.comparison import adjusted, judged_parts
 from featbank.evaluation.crossval import cross_validate
 from featbank.evaluation.inputs import Inputs, checked
 from featbank.evaluation.intervals import Estimate, estimates
@@ -251,6 +251,7 @@ def _ranking(scored: Sequence[_Ranked], head: str, costs: Mapping[str, float]) -
         for note in (*own_notes, *one.result.heads[0].notes):
             if note not in common:
                 notes[f"{one.entry.name}: {note}"] = None
+    found = adjusted(heads, best.head, ["accuracy"])
     nested, chosen = _nested(result, scored)
     if nested is None and len(scored) > 1:
         notes[_TOO_SMALL] = None
@@ -265,6 +266,9 @@ def _ranking(scored: Sequence[_Ranked], head: str, costs: Mapping[str, float]) -
         images=first.images,
         classes=first.classes,
         notes=tuple(notes),
+        baselines=result.baselines,
+        method=result.method,
+        p_values={name: p["accuracy"] for name, p in found.items()},
     )
 
 

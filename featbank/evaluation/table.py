@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -73,7 +73,15 @@ def _summary(result: EvaluationResult) -> str:
     about = [f"{result.protocol}: {', '.join(held)}", f"{word} {CONFIDENCE}"]
     if result.metric_weight:
         about.append(f"every metric is weighted by {result.metric_weight}")
+    for name, known in result.baselines.items():
+        rows.append([f"({name})", *_bare(known, names)])
     return "\n".join([*about, "", *aligned(rows), "", result.method])
+
+
+def _bare(known: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """Return values without intervals, below the means of those that have one."""
+    width = len(interval(Estimate(0.5, 0.4, 0.6, ())))
+    return [f"{known[name]:.3f}".ljust(width) if name in known else "-" for name in names]
 
 
 def _chosen(result: EvaluationResult) -> str:
@@ -125,7 +133,10 @@ def _calibration(result: EvaluationResult) -> list[str]:
             how = head.calibrated.replace("platt", "Platt")
             how += "".join(f" {value:.2f}" for value in _learned(head, "temperature"))
             rows.append(_line(f"{head.head}, {how}", head.metrics, CALIBRATION))
-    return ["\n".join(aligned(rows))] if len(rows) > 1 else []
+    if len(rows) == 1:
+        return []
+    rows.append(["(class shares)", *_bare(result.baselines["majority"], CALIBRATION)])
+    return ["\n".join(aligned(rows))]
 
 
 def _thresholds(result: EvaluationResult) -> list[str]:
@@ -153,7 +164,9 @@ def _classes(result: EvaluationResult, head: HeadResult) -> str:
     figures = head.per_class
     columns = {"precision": figures.precision, "recall": figures.recall, "F1": figures.f1}
     if isinstance(figures, LabelFigures):
-        columns = {"AP": figures.average_precision, **columns}
+        told = head.predictions
+        prevalence = told.weights @ told.y_true / told.weights.sum()
+        columns = {"AP": figures.average_precision, "prevalence": prevalence, **columns}
     rows = [[head.head, *columns, "weight" if result.metric_weight else "images"]]
     for c, name in enumerate(result.classes):
         ratios = ["-" if np.isnan(v[c]) else f"{v[c]:.3f}" for v in columns.values()]

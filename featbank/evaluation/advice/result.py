@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from featbank.evaluation.advice.decision import Decision
+from featbank.evaluation.baselines import baseline_line, baselines
 from featbank.evaluation.curves.result import METRICS
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.text import CONFIDENCE, aligned, interval, points
@@ -201,19 +202,26 @@ class Advice:
             "protocol": self.protocol,
             "images": self.images,
             "class_sizes": self.class_sizes,
+            "baselines": self.baselines,
             "notes": list(self.notes),
         }
+
+    @property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What the majority class and chance score."""
+        return baselines(list(self.class_sizes.values()))
 
     def table(self) -> str:
         """Return the figures, the recommendation and the commands as plain text."""
         what = f"{METRICS[self.metric]} {CONFIDENCE}; to the last: points, paired"
         head = f"{self.protocol}: {self.images} images, {len(self.class_sizes)} classes"
+        known = baseline_line(self.baselines, [self.metric])
         reasons = (
             fill(one, WIDTH, initial_indent="- ", subsequent_indent="  ")
             for one in self.decision.reasons
         )
         blocks = [
-            "\n".join([head, what, "", *aligned(self._layer_rows())]),
+            "\n".join([head, what, "", *aligned(self._layer_rows()), "", known]),
             "\n".join(aligned(self._label_rows())),
             "\n".join([fill(self.decision.words, WIDTH), *reasons]),
         ]

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from featbank.evaluation.baselines import baseline_line
 from featbank.evaluation.curves.law import LEAST_POINTS, Law
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.text import CONFIDENCE, aligned, interval, points
@@ -170,6 +171,8 @@ class LearningCurve:
         Labelled rows.
     classes : tuple of str
     notes : tuple of str
+    baselines : dict of str to dict
+        What the majority class and chance score.
     """
 
     heads: tuple[HeadCurve, ...]
@@ -180,6 +183,7 @@ class LearningCurve:
     images: int
     classes: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __getitem__(self, head: str) -> HeadCurve:
         """Return the curve of the head of this name."""
@@ -198,6 +202,7 @@ class LearningCurve:
             "protocol": self.protocol,
             "images": self.images,
             "classes": list(self.classes),
+            "baselines": self.baselines,
             "notes": list(self.notes),
         }
 
@@ -221,8 +226,10 @@ class LearningCurve:
             rows.append([str(point.labels), str(point.images), *cells])
         head = f"{self.protocol}: {self.images} images, {len(self.classes)} classes"
         what = f"{METRICS[self.metric]}, mean of {self.draws} draws {CONFIDENCE}"
+        below = [line for line in [baseline_line(self.baselines, [self.metric])] if line]
+        below.append("intervals: t over draws, whose variance is corrected for what they share")
         blocks = [
-            "\n".join([head, what, "", *aligned(rows, left=())]),
+            "\n".join([head, what, "", *aligned(rows, left=()), "", *below]),
             "\n".join(f"{one.head}: {one.reading()}" for one in self.heads),
         ]
         notes = [*self.notes, *(f"{one.head}: {note}" for one in self.heads for note in one.notes)]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, HeadError
+from featbank.evaluation.baselines import baselines
 from featbank.evaluation.curves.judge import Scored, head_curve
 from featbank.evaluation.curves.result import METRICS, LearningCurve
 from featbank.evaluation.fitting import Candidate, candidates, fit
@@ -154,6 +155,7 @@ def learning_curve(
         images=len(data.codes),
         classes=tuple(str(c) for c in data.classes),
         notes=(*data.notes, *notes, *said),
+        baselines=baselines(np.bincount(data.codes, data.metric_weight)),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featbank.evaluation.baselines import baseline_line, baselines, label_baselines
 from featbank.evaluation.intervals import Estimate
 from featbank.evaluation.metrics import METRICS
 from featbank.evaluation.text import CONFIDENCE, aligned, interval
@@ -133,9 +134,17 @@ class ProtocolResult:
             "test": self.test,
             "classes": list(self.classes),
             "duplicates": self.duplicates,
+            "baselines": self.baselines,
             "random_state": self.random_state,
             "notes": list(self.notes),
         }
+
+    @property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What the majority class and chance score on the test rows."""
+        if self.y_true.ndim == 2:
+            return {"chance": {"voc_map": label_baselines(self.y_true)["chance"]["map"]}}
+        return baselines(np.bincount(self.y_true))
 
     def table(self, *, details: bool = False) -> str:
         """Return scores and constants as plain text; with `details` also figures of each class."""
@@ -155,6 +164,7 @@ class ProtocolResult:
             "\n".join(f"  {line}" for line in aligned(_constants(constants), left=(0, 1))),
             scale,
             "\n".join(self._lines()),
+            baseline_line(self.baselines, SHOWN),
         ]
         if details:
             blocks += [
