@@ -214,10 +214,11 @@ def classifier_seeds() -> tuple[bytes, ...]:
     two = np.array(["ant", "bee"])[np.arange(len(_X)) % 2]
     several = [set(("ant", "bee", "cat")[: i % 4]) for i in range(len(_X))]
     few = {"params": {"max_epochs": 1, "hidden": 3}}
+    bare = {"calibrate": False}
     both = {"calibrate": "temperature", "threshold": "f1"}
     ways: list[tuple[str, Any, dict[str, Any]]] = [
-        ("logreg", three, {}), ("svm", three, {}), ("svm", two, {}), ("linear-svm", three, {}),
-        ("mlp", three, few), ("ridge", three, {}),
+        ("logreg", three, {}), ("svm", three, bare), ("svm", two, bare),
+        ("linear-svm", three, bare), ("mlp", three, few), ("ridge", three, bare),
         ("knn", three, {}), ("centroid", three, {}), ("lda", three, {}),
         ("svm", three, {"calibrate": True}), ("knn", two, {"calibrate": True}),
         ("svm", three, {"calibrate": "temperature"}), ("knn", two, {"threshold": "accuracy"}),
