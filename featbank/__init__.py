@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from featbank.workflows.finetune import FineTuneResult, find_learning_rate, finetune
     from featbank.workflows.fit import fit
     from featbank.workflows.predict import predict
+    from featbank.workflows.prediction_result import PredictionResult
     from featbank.workflows.protocol import fit_protocol
     from featbank.workflows.select import select
 
@@ -59,6 +60,7 @@ _HOMES = {
     "FineTuneResult": "featbank.workflows.finetune",
     "FineTuneSettings": "featbank.finetuning.settings",
     "ModuleBackbone": "featbank.backbones.module",
+    "PredictionResult": "featbank.workflows.prediction_result",
     "Preprocess": "featbank.backbones.recipe",
     "ProtocolResult": "featbank.evaluation.protocols.result",
     "Recipe": "featbank.backbones.recipe",
@@ -107,6 +109,7 @@ __all__ = [
     "FineTuneResult",
     "FineTuneSettings",
     "ModuleBackbone",
+    "PredictionResult",
     "Preprocess",
     "ProtocolResult",
     "Recipe",

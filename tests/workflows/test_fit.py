@@ -154,9 +154,9 @@ def test_images_that_could_not_be_read_are_counted_in_a_note(tmp_path: Path) -> 
 
 
 def test_a_source_with_splits_and_one_without_are_not_mixed_silently(tmp_path: Path) -> None:
-    for name in ("train/a", "train/b", "test/a", "test/b"):
-        make_images(tmp_path / "split" / name, 3, classes=1)
-    make_images(tmp_path / "plain", 12, classes=2)
+    for seed, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        make_images(tmp_path / "split" / name, 3, classes=1, seed=seed)
+    make_images(tmp_path / "plain", 12, classes=2, seed=4)
     backbone = from_module(TinyNet(), transform=PREPROCESS, version="1", name="tiny")
     both = (tmp_path / "split", tmp_path / "plain")
     bank = extract(both, backbone, tmp_path / "bank", workers=0)
