@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/parity.py --quick
 	$(BIN)/python benchmarks/heads.py --quick
 	$(BIN)/python benchmarks/heads_quality.py --quick
+	$(BIN)/python benchmarks/defaults.py --quick
 	$(BIN)/python benchmarks/leakage.py
 	$(BIN)/python benchmarks/mlp.py --rounds 2
 	$(BIN)/python benchmarks/elpv.py --quick --bank demo/elpv

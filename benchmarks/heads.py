@@ -42,8 +42,8 @@ class Row:
     ----------
     name : str
     head : str
-    grid : list
-        Values of C or alpha.
+    grid : list, optional
+        Values of C or alpha; the head's own grid where None.
     n, d, k : int
         Rows, columns, classes.
     wanted : float
@@ -54,7 +54,7 @@ class Row:
 
     name: str
     head: str
-    grid: list[float]
+    grid: list[float] | None
     n: int
     d: int
     k: int
@@ -62,14 +62,13 @@ class Row:
     measured: int = FOLDS
 
 
-SVM_C = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 LINEAR_C = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 TEN_C = [float(c) for c in np.logspace(-5, 4, 10)]
 MANY_C = [float(c) for c in np.logspace(-6, 5, 45)]
 ALPHAS = [float(a) for a in np.logspace(-2, 7, 10)]
 
 ROWS = [
-    Row("svm-8", "svm", SVM_C, 1200, 2048, 2, 10),
+    Row("svm-12", "svm", None, 1200, 2048, 2, 10),
     Row("linear-svm-8", "linear-svm", LINEAR_C, 2500, 2048, 2, 4),
     Row("ridge-10", "ridge", ALPHAS, 10_000, 2048, 10, 1.5),
     Row("logreg-few-rows", "logreg", TEN_C, 1000, 2048, 10, 2),
@@ -107,10 +106,7 @@ def naive_scores(row: Row, X: np.ndarray, y: np.ndarray, folds: list[Any]) -> np
 
     from featbank.heads import make_head
 
-    (key,) = _grid(row)
-    search = GridSearchCV(
-        make_head(row.head, random_state=0), {key: row.grid}, cv=folds, refit=False
-    )
+    search = GridSearchCV(make_head(row.head, random_state=0), _grid(row), cv=folds, refit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = search.fit(X, y).cv_results_
@@ -126,11 +122,26 @@ def fast_scores(row: Row, X: np.ndarray, y: np.ndarray, folds: list[Any]) -> np.
     return scores
 
 
-def _grid(row: Row) -> dict[str, list[float]]:
+def _grid(row: Row) -> dict[str, list[Any]]:
     from featbank.heads import grid
 
+    if row.grid is None:
+        return grid(row.head)
     (key,) = grid(row.head)
     return {key: row.grid}
+
+
+def _settings(row: Row) -> list[str]:
+    """Return the combinations of the grid, in a few words each."""
+    from sklearn.model_selection import ParameterGrid
+
+    return [
+        " ".join(
+            f"{value:.3g}" if isinstance(value, float) else "std" if value.with_std else "l2"
+            for value in params.values()
+        )
+        for params in ParameterGrid(_grid(row))
+    ]
 
 
 def measure(row: Row, rounds: int) -> dict[str, Any]:
@@ -155,11 +166,12 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     error = float(quick[chosen].std(ddof=1) / np.sqrt(FOLDS))
     behind = float(slow[theirs].mean() - slow[chosen].mean())
     both = np.abs(quick[tried][:, : row.measured].mean(axis=1) - slow[tried].mean(axis=1))
+    settings = _settings(row)
     ratio = statistics.median(naive) / statistics.median(fast)
     return {
         "row": row.name,
         "head": row.head,
-        "values": len(row.grid),
+        "values": len(settings),
         "rows": row.n,
         "columns": row.d,
         "classes": row.k,
@@ -169,8 +181,8 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
         "ratio": ratio,
         "wanted": row.wanted,
         "tried": int(tried.sum()),
-        "naive_choice": row.grid[theirs],
-        "choice": row.grid[chosen],
+        "naive_choice": settings[theirs],
+        "choice": settings[chosen],
         "behind": behind,
         "standard_error": error,
         "agrees": theirs == chosen or behind <= error,
@@ -186,7 +198,7 @@ def table_of(found: list[dict[str, Any]]) -> str:
     for one in found:
         size = f"{one['rows']} x {one['columns']}, {one['classes']}"
         part = "" if one["naive_folds"] == FOLDS else "*"
-        choice = f"{one['choice']:.3g} ({one['naive_choice']:.3g})"
+        choice = f"{one['choice']} ({one['naive_choice']})"
         lines.append(
             f"{one['row']:19} {size:>19} {one['naive_seconds']:8.1f}{part or ' '} "
             f"{one['fast_seconds']:10.1f} {one['ratio']:6.1f} {one['wanted']:6.1f} "

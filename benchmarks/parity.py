@@ -46,7 +46,7 @@ from sklearn.base import clone
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils import check_random_state, compute_class_weight
 
 from featbank.heads import grid, make_head, paths
@@ -326,11 +326,11 @@ def over_folds(figures: dict[str, list[float]]) -> dict[str, float]:
 
 def svm(case: Case, weights: str | None) -> dict[str, Any]:
     """Compare the RBF SVM by its Gram matrix, fitted as for use, and swept."""
-    (key,) = grid("svm")
+    key = "svc__C"
     head = make_head("svm", random_state=0, class_weight=weights)
     rows, scored = case.folds[0]
     X, y = case.X[rows], case.y[rows]
-    Z, others = scaled(case, rows, scored)
+    Z, others = (normalize(case.X[some].astype(float)) for some in (rows, scored))
     w, found = of_classes(weights, y), []
     for C in VALUES["svm"]:
         tight = clone(head[-1]).set_params(C=C, **TIGHT["svm"]).fit(Z, y)
@@ -349,18 +349,21 @@ def svm(case: Case, weights: str | None) -> dict[str, Any]:
                 "agree": float(np.mean(ours.predict(others) == tight.predict(others))),
             }
         )
-    scores, theirs = (
-        run(head, {key: VALUES["svm"]}, case.X, case.y, case.folds).scores
-        for run in (sweep, grid_search)
+    swept, search = (
+        run(head, grid("svm"), case.X, case.y, case.folds) for run in (sweep, grid_search)
     )
+    settings = [
+        " ".join(f"{v:g}" if isinstance(v, float) else "s" * v.with_std for v in params.values())
+        for params in swept.params
+    ]
     return measured(
         "svm",
         case,
         weights=weights,
         values=found,
-        scores=scores,
-        theirs=theirs,
-        choices=VALUES["svm"],
+        scores=swept.scores,
+        theirs=search.scores,
+        choices=settings,
     )
 
 
@@ -533,7 +536,7 @@ def table_of(found: list[dict[str, Any]]) -> str:
     titles = "coefficients  above the minimum  scikit-learn's  same class  scores   choice (theirs)"
     told = [f"{'path':16} {'data':11} {'weights':9} {titles}  held"]
     for one in found:
-        choice = f"{one['choice']:g} ({one['their_choice']:g})" if "choice" in one else ""
+        choice = f"{one['choice']} ({one['their_choice']})" if "choice" in one else ""
         told.append(
             f"{one['path']:16} {one['data']:11} {one['weights'] or '':9} "
             f"{cell(one['coef']):>12} {cell(one['above']):>18} {cell(one['default']):>15} "

@@ -248,3 +248,34 @@ def test_cells_are_held_out_by_label_and_type(script, tmp_path):
     assert first[1] == ("defective" if cells.y[0] else "functional")
     assert float(first[2]) == cells.weight[0]
     assert first[3] == ("test" if 0 in cells.splits(1)[0][1] else "train")
+
+
+def test_a_head_that_is_far_behind_its_best_setting_breaks_the_claim(script):
+    defaults = script("defaults.py")
+    X, y = script("heads.py").make_features(120, 20, 3)
+    data = defaults.Features("made", X, y)
+    train, test = defaults.draw(y, 5, seed=1)
+    assert np.bincount(y[train]).tolist() == [5, 5, 5]
+    assert not set(train) & set(test)
+
+    for head in ("svm", "knn", "logreg"):
+        for size in (2, "all"):
+            line = defaults.judged(defaults.measure(data, size, head, 2))
+            assert len(line["default"]) == 2
+            assert (line["tuned"] is None) == (size == 2)
+            assert line["behind"] >= 0 or size != 2
+            assert head in defaults.table_of([line])
+
+    def held(default, best, *, table=False, tuned=None):
+        settings = {"C=1": default, "C=2": best}
+        line = {"data": "d", "size": 20 if tuned else 2, "head": "svm", "table": table}
+        return defaults.judged({**line, "default": default, "tuned": tuned, "settings": settings})
+
+    assert held([0.8, 0.9], [0.82, 0.93])["held"]
+    assert not held([0.8, 0.9], [0.82, 0.95])["held"]
+    assert held([0.8, 0.9], [0.82, 0.95], table=True)["held"]
+    assert held([0.1, 0.1], [0.8, 0.9], tuned=[0.8, 0.86])["held"]
+    ours, other = held([0.8, 0.9], [0.8, 0.9]), held([0.84, 0.9], [0.84, 0.9])
+    (compared,) = defaults.to_logreg([ours, {**other, "head": "logreg"}])
+    assert compared["held"]
+    assert compared["ahead"] == pytest.approx(-0.02)

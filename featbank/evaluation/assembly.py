@@ -23,9 +23,17 @@ from featbank.evaluation.result import (
     Predictions,
     ThresholdEffect,
 )
+from featbank.evaluation.text import counted
 from featbank.heads.outputs import Outputs
 
-__all__ = ["Scored", "evaluation_result", "head_result", "most_common", "weighted_by"]
+__all__ = [
+    "Scored",
+    "evaluation_result",
+    "head_result",
+    "most_common",
+    "never_predicted",
+    "weighted_by",
+]
 
 Array = npt.NDArray[Any]
 
@@ -134,6 +142,12 @@ def head_result(
         notes=(
             *dict.fromkeys(note for one in own for note in one.notes),
             *_undefined([one.meter for one in own]),
+            *never_predicted(
+                data.classes,
+                np.eye(len(data.classes), dtype=bool)[predictions.y_true],
+                np.eye(len(data.classes), dtype=bool)[predictions.y_pred],
+                predictions.rows,
+            ),
         ),
     )
 
@@ -202,6 +216,31 @@ def most_common(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the parameters that most folds chose, the first of equal ones."""
     keys = [json.dumps(params, sort_keys=True, default=repr) for params in chosen]
     return chosen[keys.index(Counter(keys).most_common(1)[0][0])]
+
+
+def never_predicted(
+    classes: Sequence[str] | Array, true: Array, predicted: Array, rows: Array
+) -> list[str]:
+    """Return a note that names the classes of scored images that are predicted for no image.
+
+    Parameters
+    ----------
+    classes : sequence of length K
+    true, predicted : ndarray of shape (m, K), bool
+    rows : ndarray of shape (m,)
+        Which image each of the predictions is about; repeats predict one several times.
+    """
+    _, first = np.unique(rows, return_index=True)
+    images = true[first].sum(axis=0)
+    lacking = np.flatnonzero((images > 0) & ~predicted.any(axis=0))
+    if not len(lacking):
+        return []
+    some = ", ".join(
+        f"{str(classes[c])!r} ({counted(int(images[c]), 'image')})" for c in lacking[:5]
+    )
+    more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+    advice = "choose settings by balanced_accuracy, weigh the classes, or try another head."
+    return [f"never predicted: {some}{more}; {advice}"]
 
 
 def _imbalance(data: Inputs, chosen_by: str | None) -> list[str]:

@@ -132,7 +132,7 @@ def ridge(task: Task) -> Array:
 
 def lda(task: Task) -> Array:
     """One pooled covariance a fold; each shrinkage is a Cholesky factorisation of its own."""
-    from scipy.linalg import cho_factor, cho_solve
+    from scipy.linalg import cho_factor, cho_solve, lstsq
 
     scores = np.empty((len(task.values), len(task.folds), 2))
     k = len(task.classes)
@@ -152,8 +152,10 @@ def lda(task: Task) -> Array:
                 covariance[np.diag_indices_from(covariance)] += (
                     shrinkage * np.trace(pooled) / len(pooled)
                 )
-            factor = cho_factor(covariance, overwrite_a=True, check_finite=False)
-            coef = cho_solve(factor, means.T, check_finite=False)
+            try:
+                coef = cho_solve(cho_factor(covariance, check_finite=False), means.T)
+            except np.linalg.LinAlgError:  # features that no class varies in; as scikit-learn does
+                coef = lstsq(covariance, means.T)[0]
             decision = others @ coef - (means.T * coef).sum(axis=0) / 2 + np.log(share)
             if k == 2:
                 decision = decision[:, 1] - decision[:, 0]

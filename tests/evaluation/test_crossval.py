@@ -443,3 +443,16 @@ def test_scores_that_are_all_alike_still_have_an_interval():
         assert accuracy.mean == 1.0
         assert accuracy.low < 0.95
         assert accuracy.high == 1.0
+
+
+def test_a_class_that_is_never_predicted_is_named():
+    y = np.where(np.arange(150) % 15 == 0, "rare", NAMES)
+    noise = np.random.default_rng(0).normal(size=(150, 4))
+    (found,) = cross_validate(noise, y, "logreg", params={"C": 1e-6}, repeats=2).heads
+    predicted = np.unique(found.predictions.y_pred)
+    (note,) = (note for note in found.notes if "never predicted" in note)
+    assert "'rare' (10 images)" in note
+    classes = np.unique(y)
+    assert [str(c) in note for c in classes] == [c not in predicted for c in range(len(classes))]
+    every = cross_validate(X, NAMES, "logreg").heads[0].notes
+    assert not any("never predicted" in note for note in every)

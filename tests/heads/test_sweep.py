@@ -343,6 +343,15 @@ def test_constant_features_and_copies_of_features_do_no_harm():
         assert np.abs(found - wanted).max() <= 2.5 / 80, head
 
 
+def test_features_that_no_class_varies_in_leave_lda_as_it_is_in_scikit_learn():
+    X, y = data(3, n=18)
+    X[:, :4] = X[0, :4]
+    folds = folds_of(X, y)
+    found = sweep(make_head("lda"), grid("lda"), X, y, folds).scores
+    wanted = search(make_head("lda"), grid("lda"), X, y, folds)
+    assert np.abs(found - wanted).max() <= 1.5 / 6
+
+
 def test_a_fold_without_a_class_goes_through_agrid_search():
     X, y = data(3)
     order = np.argsort(y, kind="stable")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.errors import EvaluationError, HeadError
-from featbank.evaluation.assembly import most_common, weighted_by
+from featbank.evaluation.assembly import most_common, never_predicted, weighted_by
 from featbank.evaluation.crossval import notes_on
 from featbank.evaluation.final import FinalFit
 from featbank.evaluation.fitting import Candidate, candidates, watched
@@ -345,7 +345,15 @@ def _head_result(
         ),
         seconds=sum(one.seconds for one in own),
         without_duplicates=_estimates(scored[len(own) :], inputs.units) if made.clean else None,
-        notes=tuple(dict.fromkeys(note for one in own for note in one.notes)),
+        notes=(
+            *dict.fromkeys(note for one in own for note in one.notes),
+            *never_predicted(
+                data.classes,
+                np.concatenate([one.meter.y for one in own]).astype(bool),
+                np.concatenate([one.meter.predicted for one in own]).astype(bool),
+                np.concatenate(tested),
+            ),
+        ),
         average_precision=np.array([one.meter.average_precision() for one in own]),
     )
 
