@@ -180,14 +180,7 @@ def describe(name: str, *, build: bool = True) -> BackboneInfo:
     preprocess = provider.preprocess(found.name, default, None)
     features = parameters = None
     if build:
-        import torch
-
-        from featbank.backbones.weightless import Weightless
-
-        # Some of timm's networks run once while they are built: then all must be weightless.
-        timm_builds_it = provider.source != "torchvision"
-        with torch.device("meta") if timm_builds_it else Weightless():
-            network = provider.build(found.name, default, preprocess.crop, None)
+        network = _weightless(found, default, preprocess.crop)
         features = _width(network, provider.classifier(network))
         parameters = sum(p.numel() for p in network.parameters())
     return BackboneInfo(
@@ -200,6 +193,30 @@ def describe(name: str, *, build: bool = True) -> BackboneInfo:
         features=features,
         parameters=parameters,
     )
+
+
+def layer_names(model: str, crop: tuple[int, int]) -> list[str]:
+    """Return the paths of a backbone's modules; its weights are not needed.
+
+    Raises
+    ------
+    UnknownBackbone, MissingDependency
+    """
+    found = find(model)
+    tag = found.tag or found.provider.default_tag(found.name)
+    return [name for name, _ in _weightless(found, tag, crop).named_modules() if name]
+
+
+def _weightless(found: Found, tag: str | None, crop: tuple[int, int]) -> nn.Module:
+    """Build a network without memory for its weights."""
+    import torch
+
+    from featbank.backbones.weightless import Weightless
+
+    # Some of timm's networks run once while they are built: then all must be weightless.
+    timm_builds_it = found.provider.source != "torchvision"
+    with torch.device("meta") if timm_builds_it else Weightless():
+        return found.provider.build(found.name, tag, crop, None)
 
 
 def _width(network: nn.Module, classifier: str | None) -> int | None:

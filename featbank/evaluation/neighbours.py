@@ -11,7 +11,7 @@ import numpy.typing as npt
 from featbank.errors import EvaluationError
 from featbank.evaluation.folds import Int
 
-__all__ = ["NearDuplicates", "near_duplicates"]
+__all__ = ["NearDuplicates", "check_similarity", "near_duplicates"]
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,19 @@ class NearDuplicates:
         return NearDuplicates(self.threshold, cluster)
 
 
+def check_similarity(threshold: Any) -> None:
+    """Refuse what is no cosine similarity from which images could count as one.
+
+    Raises
+    ------
+    EvaluationError
+    """
+    if not (isinstance(threshold, int | float | np.number) and 0 < threshold <= 1):
+        raise EvaluationError(
+            f"near_duplicates is {threshold!r}; give a cosine similarity in (0, 1], such as 0.98."
+        )
+
+
 def near_duplicates(X: Any, threshold: float) -> NearDuplicates:
     """Join rows whose cosine similarity is `threshold` or more, and what hangs together by them.
 
@@ -91,10 +104,7 @@ def near_duplicates(X: Any, threshold: float) -> NearDuplicates:
     >>> near_duplicates(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.01]]), 0.98).cluster
     array([ 0, -1,  0])
     """
-    if not (isinstance(threshold, int | float | np.number) and 0 < threshold <= 1):
-        raise EvaluationError(
-            f"near_duplicates is {threshold!r}; give a cosine similarity in (0, 1], such as 0.98."
-        )
+    check_similarity(threshold)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -17,6 +17,7 @@ __all__ = [
     "INNER_FOLDS",
     "Part",
     "Plan",
+    "check_folds",
     "plan",
     "plan_final",
     "plan_naive",
@@ -81,6 +82,22 @@ def ratio_of(parts: Sequence[Part]) -> float:
     return float(np.mean([len(part.test) / len(part.train) for part in parts]))
 
 
+def check_folds(cv: int | float | None, repeats: int) -> None:
+    """Refuse numbers of folds and repeats that no rows could have.
+
+    Raises
+    ------
+    EvaluationError
+    """
+    if not isinstance(repeats, int | np.integer) or repeats < 1:
+        raise EvaluationError(f"repeats is at least 1, a whole number, not {repeats!r}.")
+    if isinstance(cv, float) and not cv.is_integer():
+        if not 0 < cv < 1:
+            raise EvaluationError(f"cv is a number of folds or a share in (0, 1), not {cv}.")
+    elif cv is not None and int(cv) < 2:
+        raise EvaluationError(f"cv is at least 2 folds, not {int(cv)}.")
+
+
 def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Plan:
     """Decide the parts: given splits first, else folds of our own.
 
@@ -91,8 +108,7 @@ def plan(data: Inputs, *, cv: int | float | None, repeats: int, seed: int) -> Pl
     EvaluationError
         What was asked for can't be had from these rows.
     """
-    if not isinstance(repeats, int | np.integer) or repeats < 1:
-        raise EvaluationError(f"repeats is at least 1, a whole number, not {repeats!r}.")
+    check_folds(cv, repeats)
     given = _given(data, cv, repeats, seed) if data.splits is not None else None
     made = scorable(given or _made(data, cv, repeats, seed), data)
     for part in (*made.parts, *([made.clean] if made.clean else [])):
@@ -191,8 +207,6 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
     notes: list[str] = []
     parts: list[Part] = []
     if isinstance(cv, float) and not cv.is_integer():
-        if not 0 < cv < 1:
-            raise EvaluationError(f"cv is a number of folds or a share in (0, 1), not {cv}.")
         for repeat in range(repeats):
             random = np.random.default_rng([seed, repeat])
             held = hold_out(strata, data.units, cv, random)
@@ -201,8 +215,6 @@ def _made(data: Inputs, cv: int | float | None, repeats: int, seed: int) -> Plan
         protocol = f"{cv:.0%} of each class held out"
     else:
         k = min(FOLDS, few) if cv is None else int(cv)
-        if k < 2:
-            raise EvaluationError(f"cv is at least 2 folds, not {k}.")
         if k > few:
             raise EvaluationError(
                 f"{k} folds can't be had: class {name!r} has {few} {kind}; ask for at most {few} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -177,16 +177,27 @@ def rank_features(
     return _ranking(scored, head_name(head), costs or {})
 
 
+def check_join(join: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse a join of what is not there, or of one.
+
+    Raises
+    ------
+    EvaluationError
+    """
+    names = list(names)
+    for name in join:
+        if name not in names:
+            raise EvaluationError(f"there are no features {name!r}: {nearest(name, names)}")
+    if len(set(join)) < 2:
+        raise EvaluationError(f"a join takes two or more features, not {list(join)}.")
+
+
 def _entries(blocks: Mapping[str, Array], joins: Sequence[Sequence[str]]) -> list[_Entry]:
     if not blocks:
         raise EvaluationError("there are no features to rank.")
     entries = [_Entry(name, (name,)) for name in blocks]
     for join in dict.fromkeys(tuple(dict.fromkeys(join)) for join in joins):
-        for name in join:
-            if name not in blocks:
-                raise EvaluationError(f"there are no features {name!r}: {nearest(name, blocks)}")
-        if len(join) < 2:
-            raise EvaluationError(f"a join takes two or more features, not {list(join)}.")
+        check_join(join, blocks)
         title = "all" if len(join) == len(blocks) > 2 else " + ".join(join)
         entries += [_Entry(f"{title}, {form}" if form else title, join, form) for form in FORMS]
     return entries

@@ -52,6 +52,12 @@ class RequestLoader:
         """Build the network on a device; its weights must be those of the recipe."""
         return _kept((self.recipe.fingerprint, device), lambda: self.build(device))
 
+    def layers(self) -> Sequence[str]:
+        """Return the paths of the network's layers, without its weights."""
+        from featbank.backbones.registry import layer_names
+
+        return layer_names(self.request.model, self.recipe.preprocess.crop)
+
     def build(self, device: str) -> Backbone:
         """Build the network, of which the process keeps none."""
         from featbank.backbones.runtime import load
@@ -68,6 +74,10 @@ class ModuleLoader:
     def load(self, device: str) -> Network:
         """Move the module to a device."""
         return self.backbone.to(device)
+
+    def layers(self) -> Sequence[str]:
+        """Return the paths of the module's layers."""
+        return [name for name, _ in self.backbone.network.named_modules() if name]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from featbank.data.decode import DecodeLimits, DecodePolicy, decode
 from featbank.data.digests import Stat
 
 __all__ = [
+    "BackboneLoader",
     "Began",
     "Crashed",
     "Decoded",
@@ -51,6 +52,13 @@ class Loader(Protocol):
 
     def load(self, device: str) -> Network:
         """Build the network on a device."""
+
+
+class BackboneLoader(Loader, Protocol):
+    """A loader that knows the layers of its network."""
+
+    def layers(self) -> Sequence[str]:
+        """Return the paths of the network's layers, without its weights."""
 
 
 @dataclass(frozen=True)

@@ -111,18 +111,16 @@ def advise(
             metric_weight=metric_weight,
             keep_copies=keep_copies,
         )
+        options: dict[str, Any] = {
+            "tune": tune,
+            "params": params,
+            "cv": cv,
+            "repeats": repeats,
+            "random_state": random_state,
+        }
+        rows.check(head, **options)
         found = rows.score(
-            measure,
-            blocks,
-            head,
-            last=last,
-            tune=tune,
-            params=params,
-            cv=cv,
-            repeats=repeats,
-            random_state=random_state,
-            n_jobs=n_jobs,
-            progress=progress,
+            measure, blocks, head, last=last, n_jobs=n_jobs, progress=progress, **options
         )
         own = row_words(
             source=source,

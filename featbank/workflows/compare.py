@@ -140,7 +140,7 @@ def compare(
         repeats=repeats,
         random_state=random_state,
     )
-    options = {"tune": tune, "class_weight": class_weight, "scoring": scoring}
+    options: dict[str, Any] = {"tune": tune, "class_weight": class_weight, "scoring": scoring}
     known = _recipes(bank, recipe)
     frozen, features, notes = _frozen(bank, known, _several(heads), _sets(layers), words, options)
     trained = _trained(
@@ -159,6 +159,8 @@ def compare(
         raise EvaluationError("there is nothing to compare; name heads, finetune or scratch.")
     with bank.using():
         table = Table.of(rows, bank, known, words)
+        for row in frozen:
+            table.chosen.check(row.head, random_state=random_state, **options)
         found = table.compute(RowCache(cache), fresh=fresh, progress=progress)
     return table.result(found, features, notes)
 

@@ -76,8 +76,20 @@ def curve(
     >>> print(featbank.curve("bank", ["logreg", "svm"]))  # doctest: +SKIP
     """
     from featbank.evaluation.curves import learning_curve
+    from featbank.evaluation.curves.run import check_curve
 
     check_jobs(n_jobs)
+    check_curve(sizes=sizes, draws=draws, metric=metric, worth=worth)
+    heads = head if isinstance(head, list | tuple) else [head]
+    options: dict[str, Any] = {
+        "cv": cv,
+        "near_duplicates": near_duplicates,
+        "tune": tune,
+        "params": params,
+        "class_weight": class_weight,
+        "scoring": scoring,
+        "random_state": random_state,
+    }
     rows = select_rows(
         bank,
         recipe=recipe,
@@ -94,8 +106,8 @@ def curve(
         group=group,
         metric_weight=metric_weight,
         keep_copies=keep_copies,
+        check=lambda rows: rows.check(heads, **options),
     )
-    heads = head if isinstance(head, list | tuple) else [head]
     n_views, combine = how_many(rows.selection, views), checked_combination(views, combine)
     result = rows.score(
         learning_curve,
@@ -106,15 +118,9 @@ def curve(
         uneven=uneven,
         metric=metric,
         worth=worth,
-        cv=cv,
-        near_duplicates=near_duplicates,
-        tune=tune,
-        params=params,
-        class_weight=class_weight,
-        scoring=scoring,
-        random_state=random_state,
         n_jobs=n_jobs,
         progress=progress,
+        **options,
     )
     told = note_on_views(n_views, combine)
     return dataclasses.replace(result, notes=(*told, *result.notes))

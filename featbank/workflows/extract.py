@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank.backbones.device import check_device, likely_device
+from featbank.backbones.layers import PENULTIMATE
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
 from featbank.backbones.views import check_square, views_named
 from featbank.bank import packed
 from featbank.bank.bank import Bank
 from featbank.bank.layered import check_target, extending, look
+from featbank.bank.shard import columns_in
 from featbank.data.decode import DecodePolicy
 from featbank.data.index import Index, IndexedSource, Names
 from featbank.data.sources import open_source
@@ -33,10 +35,11 @@ from featbank.errors import (
     BackboneError,
     DataError,
     ExtractionError,
+    UnknownLayer,
     nearest,
 )
 from featbank.extraction.claims import COMPUTED, FAILED, PENDING, REUSED, Claims
-from featbank.extraction.messages import Loader
+from featbank.extraction.messages import BackboneLoader
 from featbank.extraction.run import Settings, run
 from featbank.extraction.sealing import BankStore, writing
 from featbank.interrupts import held_back
@@ -85,7 +88,7 @@ class Model:
     """
 
     recipe: Recipe | None
-    loader: Loader
+    loader: BackboneLoader
     request: dict[str, Any]
     policy: DecodePolicy
     preprocess: Preprocess | None
@@ -395,22 +398,49 @@ def extract_to(
     check_square(columns, model.preprocess)
     words = (sources, recipe, columns, retry_failed, paranoid, replace)
 
+    def plan(existing: Bank | None) -> _Work:
+        _check_layers(existing, model, recipe, columns)
+        work = _Work.of(existing, *words)
+        if work.paths:
+            on_device(settings, recipe)  # raises before anything is made
+        return work
+
     def carry_out(work: _Work, target: Bank) -> ExtractionResult:
         return _carry_out(work, target, model, recipe, settings, progress, began)
 
     if packed.names_file(bank):
-        return _extract_packed(bank, lambda existing: _Work.of(existing, *words), carry_out)
+        return _extract_packed(bank, plan, carry_out)
     existing = look(bank)
     with contextlib.ExitStack() as held:
         if existing is not None:  # what the survey finds there must stay
             with writing():
                 held.enter_context(existing.using())
-        work = _Work.of(existing, *words)
+        work = plan(existing)
         with writing():  # not before the sources were found to be some
             target = Bank.create(bank)
             if existing is None:
                 held.enter_context(target.using())
         return carry_out(work, target)
+
+
+def _check_layers(
+    bank: Bank | None, model: Model, recipe: Recipe, columns: Sequence[Column]
+) -> None:
+    """Refuse layers that the network does not have, before any file is looked at.
+
+    Columns that the bank has already need no network to be known.
+    """
+    wanted = {column.layer for column in columns} - {PENULTIMATE}
+    if wanted and bank is not None:
+        wanted -= {column.layer for column in columns_in(bank.shards(recipe.fingerprint))}
+    if not wanted:
+        return
+    there = model.loader.layers()
+    for layer in sorted(wanted):
+        if layer not in there:
+            raise UnknownLayer(
+                f"the backbone has no layer {layer!r}; {nearest(layer, [PENULTIMATE, *there])}"
+            )
 
 
 class _Paths(Sequence[bytes]):

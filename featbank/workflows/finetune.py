@@ -7,9 +7,11 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from featbank import durable
 from featbank.backbones.request import Request
@@ -21,14 +23,15 @@ from featbank.frames import data_frame
 from featbank.reporting.plots import check_picture, plot_history, plot_range_test
 from featbank.targets import prepare_target
 from featbank.workflows.gather import gather_bank, gather_sources
-from featbank.workflows.labels import label_column
+from featbank.workflows.labels import chosen_labels, label_column
 from featbank.workflows.predictions import write_predictions
-from featbank.workflows.rows import ChosenRows, chosen_rows, further_columns
+from featbank.workflows.rows import ChosenRows, check_split, chosen_rows, further_columns
 from featbank.workflows.survey import open_sources
 
 if TYPE_CHECKING:
     from featbank.backbones.module import ModuleBackbone
     from featbank.backbones.recipe import Recipe
+    from featbank.bank.selection import Selection
     from featbank.evaluation.result import EvaluationResult
     from featbank.finetuning.range_test import RangeTest
     from featbank.workflows.trainings import Scores, Trainer, Training, TrainingProgress
@@ -237,6 +240,7 @@ def finetune(
     >>> result = featbank.finetune("data/", "resnet18", unfreeze="layer4")    # doctest: +SKIP
     >>> featbank.fit("bank", "logreg").heads[0].metrics["accuracy"].mean      # doctest: +SKIP
     """
+    from featbank.evaluation.plan import check_folds
     from featbank.workflows.checkpoints import Checkpoints
     from featbank.workflows.trainings import Budget, score
 
@@ -248,6 +252,7 @@ def finetune(
     for path in (predictions, history, plot, target):
         if path is not None:
             prepare_target(path)
+    check_folds(cv, repeats)
     if resume and checkpoints is None:
         raise FineTuneError("there are no checkpoints to resume from; name their folder.")
     folder = None if checkpoints is None else os.fspath(checkpoints)
@@ -428,11 +433,16 @@ def _prepared(
     options: dict[str, Any],
 ) -> tuple[ChosenRows, Trainer, tuple[str, ...]]:
     """Find the network and check what trains of it; then read the images. Also return notes."""
-    from featbank.backbones.device import check_device
+    from featbank.backbones.device import check_device, pick_device
     from featbank.backbones.resolution import resolve
+    from featbank.finetuning.loading import worker_count
+    from featbank.finetuning.trainer import class_weights
     from featbank.workflows.trainings import Trainer, check
 
     check_device(device)
+    check_split(split)
+    if workers is not None:
+        worker_count(workers, device, 0)
     own = {name: options.pop(name) for name in _OF_SETTINGS if name in options}
     words = {name: options.pop(name) for name in _OF_MODEL if name in options}
     for word in options:
@@ -456,38 +466,43 @@ def _prepared(
     column = label_column(label, positive)
     trainer = Trainer(request, resolve(request), chosen, device=device, workers=workers)
     check(request, trainer.recipe, chosen)
-    notes: tuple[str, ...] = ()
+    pick_device(device)
     further = further_columns(group, metric_weight)
+    told: dict[str, Any] = {
+        "column": column,
+        "positive": positive,
+        "classes": classes,
+        "exclude": exclude,
+    }
+
+    def check_labels(listed: Selection) -> None:
+        found = chosen_labels(listed.labels, listed.paths, **told)
+        names = sorted({word for word in found.y if word is not None})
+        if isinstance(chosen.class_weight, Mapping):
+            class_weights(chosen, np.empty(0, np.intp), len(names), names)
+
+    notes: tuple[str, ...] = ()
+    columns: dict[str, Any] = {"label": column, "further": further}
     if isinstance(bank, Bank):
-        selection = gather_bank(
-            bank,
-            trainer.recipe,
-            request.to_dict(),
-            source=sources,
-            label=column,
-            further=further,
-        )
+        selection = gather_bank(bank, trainer.recipe, request.to_dict(), source=sources, **columns)
     else:
         selection, notes = gather_sources(
             source,
             trainer.recipe,
             request.to_dict(),
-            label=column,
-            further=further,
+            check=check_labels,
             progress=reading,
+            **columns,
         )
     rows = chosen_rows(
         selection,
         bank=bank if isinstance(bank, Bank) else None,
-        column=column,
-        positive=positive,
-        classes=classes,
-        exclude=exclude,
         split=split,
         random_state=chosen.random_state,
         group=group,
         metric_weight=metric_weight,
         keep_copies=keep_copies,
+        **told,
     )
     return rows, trainer, notes
 

@@ -173,44 +173,10 @@ def fit(
         ends = accumulate((width for _, width in there.values()), initial=0)
         blocks = dict(zip(there, pairwise(ends), strict=True))
         heads, tune = [LayerChoice(one, blocks, tune) for one in heads], True
-    room = select_fitting(
-        bank,
-        heads,
-        memory=memory,
-        n_jobs=n_jobs,
-        recipe=recipe,
-        layer=words,
-        views=views,
-        combine=combine,
-        source=source,
-        label=column,
-        further=further_columns(sample_weight, metric_weight, group),
-    )
-    chosen = room.selection
-    seen = _Seen(how_many(chosen, views), combine)
-    rows = chosen_rows(
-        chosen,
-        bank=bank,
-        column=column,
-        positive=positive,
-        multilabel=multilabel,
-        classes=classes,
-        exclude=exclude,
-        split=split,
-        random_state=random_state,
-        group=group,
-        metric_weight=metric_weight,
-        keep_copies=keep_copies,
-    )
     options: dict[str, Any] = {
         "tune": tune,
         "params": params,
         "class_weight": class_weight,
-        "sample_weight": None
-        if sample_weight is None
-        else chosen_weights(
-            rows.selection.further[sample_weight], rows.y, chosen.paths, column=sample_weight
-        ),
         "calibrate": calibrate,
         "threshold": threshold,
         "scoring": scoring,
@@ -218,6 +184,46 @@ def fit(
         "random_state": random_state,
         "device": device,
     }
+    with bank.using():
+        located = bank.locate(
+            recipe,
+            words,
+            views=views,
+            combine=combine,
+            source=source,
+            label=column,
+            further=further_columns(sample_weight, metric_weight, group),
+        )
+        rows = chosen_rows(
+            located.selection,
+            bank=bank,
+            column=column,
+            positive=positive,
+            multilabel=multilabel,
+            classes=classes,
+            exclude=exclude,
+            split=split,
+            random_state=random_state,
+            group=group,
+            metric_weight=metric_weight,
+            keep_copies=keep_copies,
+        )
+        chosen = rows.selection
+        seen = _Seen(how_many(chosen, views), combine)
+        rows.check(
+            [seeing(one, seen.views, combine) for one in heads],
+            cv=cv,
+            repeats=repeats,
+            **options,
+        )
+        options["sample_weight"] = None
+        if sample_weight is not None:
+            options["sample_weight"] = chosen_weights(
+                chosen.further[sample_weight], rows.y, chosen.paths, column=sample_weight
+            )
+        room = select_fitting(bank, heads, located, memory=memory, n_jobs=n_jobs)
+    chosen = dataclasses.replace(chosen, X=room.selection.X)
+    rows = dataclasses.replace(rows, selection=chosen)
     result = rows.score(
         cross_validate,
         chosen.X,

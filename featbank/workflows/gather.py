@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featbank.backbones.recipe import Recipe
 from featbank.bank.bank import Bank
@@ -24,6 +25,8 @@ from featbank.workflows.survey import name_sources
 __all__ = ["gather_bank", "gather_sources"]
 
 Progress = Callable[[int, int], None]
+Placed = tuple[IndexedSource, npt.NDArray[np.intp]]
+"""A source, and the rows of its images that are meant."""
 
 
 def gather_sources(
@@ -33,6 +36,7 @@ def gather_sources(
     *,
     label: str | None = None,
     further: Sequence[str] = (),
+    check: Callable[[Selection], None] = lambda listed: None,
     progress: Progress | None = None,
 ) -> tuple[Selection, tuple[str, ...]]:
     """Read every image of the sources once: its digest, and whether it can be decoded.
@@ -48,6 +52,8 @@ def gather_sources(
         The column of the label.
     further : sequence of str
         Other columns to be read.
+    check : callable
+        Given all that is listed, before any image is read, to refuse labels.
     progress : callable, optional
         Called with the number of images read and of all.
 
@@ -71,6 +77,8 @@ def gather_sources(
         for one, listing in zip(sources, listings, strict=True)
     ]
     total = sum(map(len, found))
+    listed = [(part, np.arange(len(part))) for part in found]
+    check(_selection(listed, recipe, request, label, further))
     done = 0
     read: list[IndexedSource] = []
     unreadable: list[tuple[str, str]] = []
@@ -104,7 +112,7 @@ def gather_sources(
         first = "" if one else "the first is "
         notes = (f"{many} left out: {first}{path}: {reason}",)
     read.sort(key=lambda part: part.name)
-    selection = _selection(read, recipe, request, label, further)
+    selection = _selection(_readable(read), recipe, request, label, further)
     return dataclasses.replace(selection, unreadable=0), notes  # they are in the notes
 
 
@@ -133,7 +141,7 @@ def gather_bank(
     if not rows:
         raise DataError(f"{bank.path} has no readable images; name a folder or a table instead.")
     there = [_stands(part, row) for part, row in rows]
-    selection = _selection(parts, recipe, request, label, further)
+    selection = _selection(_readable(parts), recipe, request, label, further)
     if all(there):
         return selection
     keys = [key.tobytes() for key in selection.digests]
@@ -181,15 +189,17 @@ def _look(path: bytes, policy: DecodePolicy) -> tuple[bytes, str | None]:
     return hashlib.sha256(data).digest(), None
 
 
+def _readable(parts: Sequence[IndexedSource]) -> list[Placed]:
+    return [(part, np.flatnonzero(~part.failed & part.known)) for part in parts]
+
+
 def _selection(
-    parts: Sequence[IndexedSource],
+    placed: Sequence[Placed],
     recipe: Recipe,
     request: dict[str, Any],
     label: str | None,
     further: Sequence[str],
 ) -> Selection:
-    rows = [np.flatnonzero(~part.failed & part.known) for part in parts]
-    digests = np.concatenate([part.digest[own] for part, own in zip(parts, rows, strict=True)])
+    digests = np.concatenate([part.digest[rows] for part, rows in placed])
     known = KnownRecipe(recipe, recipe.fingerprint, {"request": request})
-    placed = tuple(zip(parts, rows, strict=True))
-    return Located(known, digests, (), (), placed, label, tuple(further)).selection
+    return Located(known, digests, (), (), tuple(placed), label, tuple(further)).selection

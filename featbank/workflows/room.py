@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.bank.bank import Bank
-from featbank.bank.selection import Selection
+from featbank.bank.selection import Located, Selection
 from featbank.errors import EvaluationError, HeadError
 from featbank.heads.choice import LayerChoice
 from featbank.heads.memory import SHARE, available_memory, parse_size, shown_size
@@ -43,22 +43,21 @@ class Chosen:
 def select_fitting(
     bank: Bank,
     heads: Sequence[Any],
+    located: Located,
     *,
     memory: int | str | None,
     n_jobs: int | None,
-    **words: Any,
 ) -> Chosen:
-    """Select images as `Bank.select` does, and read their features if there is room.
+    """Read features that were located in a bank, which is held meanwhile, if there is room.
 
     Parameters
     ----------
     bank : Bank
     heads : sequence of str or estimator
+    located : Located
     memory : int, str or None
         Bytes, or a text as ``"4GB"``, that may be taken; by default nine tenths of what is
         available.
-    **words
-        For `Bank.select`.
 
     Raises
     ------
@@ -68,11 +67,12 @@ def select_fitting(
         `memory` is no size.
     """
     budget = _budget(memory)
-    located = bank.locate(**words)
     n, d = len(located.digests), located.width
     size = n * d * max(4, located.dtype.itemsize)
     if budget is None or COPIES * size <= budget:
-        return Chosen(bank.select(**words), _fitting_jobs(n_jobs, size, budget), ())
+        features = located.read(slice(None))
+        selection = dataclasses.replace(located.selection, X=features)
+        return Chosen(selection, _fitting_jobs(n_jobs, size, budget), ())
     if any(isinstance(head, LayerChoice) for head in heads):
         raise EvaluationError(
             f"choosing a layer needs {shown_size(COPIES * size)} of memory, and "
@@ -89,11 +89,11 @@ def select_fitting(
             f"of {d} numbers, and {shown_size(budget)} may be taken; use {' or '.join(STREAMED)}, "
             "which read the features piece by piece, or fewer images or columns."
         )
-    reader = _Reader(bank, words)
+    reader = _Reader(bank, located)
     # Reading, scaling and shuffling take three times a block.
     block = max(1, min(BLOCK_BYTES, budget // 4))
-    features: Any = Blocks(reader, len(reader.located.digests), d, block_bytes=block)
-    selection = dataclasses.replace(reader.located.selection, X=features)
+    blocks: Any = Blocks(reader, n, d, block_bytes=block)
+    selection = dataclasses.replace(located.selection, X=blocks)
     note = (
         f"{shown_size(COPIES * size)} would hold the features and a fit's copies, and "
         f"{shown_size(budget)} may be taken: they were read in blocks; where C is chosen, one "
@@ -105,10 +105,10 @@ def select_fitting(
 class _Reader:
     """Reads rows of a bank, and holds it for as long as this is there."""
 
-    def __init__(self, bank: Bank, words: dict[str, Any]) -> None:
+    def __init__(self, bank: Bank, located: Located) -> None:
         self.held = contextlib.ExitStack()
         self.held.enter_context(bank.using())
-        self.located = bank.locate(**words)
+        self.located = located
 
     def __call__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         return self.located.read(rows)

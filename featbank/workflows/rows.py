@@ -11,6 +11,7 @@ import numpy as np
 
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
+from featbank.data.splits import SplitSpec
 from featbank.errors import DataError, EvaluationError
 from featbank.workflows.copies import merge_copies
 from featbank.workflows.labels import (
@@ -34,6 +35,7 @@ __all__ = [
     "NO_GROUPS",
     "ChosenRows",
     "check_jobs",
+    "check_split",
     "chosen_rows",
     "further_columns",
     "layer_words",
@@ -91,6 +93,27 @@ class ChosenRows:
         """The same with the metric weights, for functions that score."""
         return {**self.bound, "metric_weight": self.metric_weight}
 
+    def check(self, how: Any, **options: Any) -> None:
+        """Refuse options that no features would make possible.
+
+        Parameters
+        ----------
+        how : str, estimator, or sequence of them
+        **options
+            Of `featbank.evaluation.options.check_options`.
+
+        Raises
+        ------
+        EvaluationError, HeadError
+        """
+        from featbank.evaluation.inputs import named
+        from featbank.evaluation.options import check_options
+
+        try:
+            check_options(self.y, how, **options)
+        except EvaluationError as error:
+            raise EvaluationError(named(str(error), self.selection.paths)) from error
+
     def score(self, function: Callable[..., Result], X: Any, how: Any, **options: Any) -> Result:
         """Return ``function(X, y, how, ...)``, whose messages tell images by their paths.
 
@@ -134,6 +157,17 @@ def check_jobs(n_jobs: int | None) -> None:
         raise EvaluationError("n_jobs is 0; give the number of fits at a time, or -1: one a core.")
 
 
+def check_split(split: str | None) -> None:
+    """Refuse a split that can't be read, whatever the images.
+
+    Raises
+    ------
+    DataError
+    """
+    if split not in (None, "none"):
+        SplitSpec.parse(split)
+
+
 def layer_words(layers: str | Sequence[str] | None) -> Sequence[str] | None:
     """Return the names of layers that a text with commas holds."""
     return layers.split(",") if isinstance(layers, str) else layers
@@ -156,6 +190,7 @@ def select_rows(
     combine: str | None = None,
     group: str | None = None,
     metric_weight: str | None = None,
+    check: Callable[[ChosenRows], None] = lambda rows: None,
     **words: Any,
 ) -> ChosenRows:
     """Read features and choose labels and splits as `featbank.fit` says.
@@ -165,29 +200,36 @@ def select_rows(
     bank : Bank or path
     recipe, layers, source, label, positive, views, combine, group, metric_weight
         As in `featbank.fit`.
+    check : callable
+        Given the rows before their features are read, to refuse other options.
     **words
         The other words of `chosen_rows`.
     """
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     column = label_column(label, positive)
-    selection = bank.select(
-        recipe,
-        layer_words(layers),
-        views=views,
-        combine=checked_combination(views, combine),
-        source=source,
-        label=column,
-        further=further_columns(group, metric_weight),
-    )
-    return chosen_rows(
-        selection,
-        bank=bank,
-        column=column,
-        positive=positive,
-        group=group,
-        metric_weight=metric_weight,
-        **words,
-    )
+    with bank.using():
+        located = bank.locate(
+            recipe,
+            layer_words(layers),
+            views=views,
+            combine=checked_combination(views, combine),
+            source=source,
+            label=column,
+            further=further_columns(group, metric_weight),
+        )
+        rows = chosen_rows(
+            located.selection,
+            bank=bank,
+            column=column,
+            positive=positive,
+            group=group,
+            metric_weight=metric_weight,
+            **words,
+        )
+        check(rows)
+        features = located.read(slice(None))
+    selection = dataclasses.replace(rows.selection, X=features)
+    return dataclasses.replace(rows, selection=selection)
 
 
 def chosen_rows(

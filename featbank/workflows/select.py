@@ -86,7 +86,7 @@ def select(
     >>> import featbank
     >>> print(featbank.select("bank", join="all"))  # doctest: +SKIP
     """
-    from featbank.evaluation.select import rank_features
+    from featbank.evaluation.select import check_join, rank_features
 
     check_jobs(n_jobs)
     bank = bank if isinstance(bank, Bank) else Bank(bank)
@@ -108,22 +108,29 @@ def select(
             metric_weight=metric_weight,
             keep_copies=keep_copies,
         )
+        joins = [
+            list(blocks) if one == "all" else one
+            for one in ([join] if isinstance(join, str) else join)
+        ]
+        options: dict[str, Any] = {
+            "params": params,
+            "cv": cv,
+            "repeats": repeats,
+            "random_state": random_state,
+        }
+        rows.check(head, tune=False, **options)
+        for one in joins:
+            check_join(one, blocks)
         costs, said = _costs(blocks) if cost else ({}, [])
         result = rows.score(
             rank_features,
             blocks,
             head,
-            joins=[
-                list(blocks) if one == "all" else one
-                for one in ([join] if isinstance(join, str) else join)
-            ],
-            params=params,
-            cv=cv,
-            repeats=repeats,
+            joins=joins,
             costs=costs,
-            random_state=random_state,
             n_jobs=n_jobs,
             progress=progress,
+            **options,
         )
     return dataclasses.replace(result, notes=(*result.notes, *notes, *said))
 

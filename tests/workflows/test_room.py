@@ -49,7 +49,7 @@ def test_a_size_that_is_none_is_refused(bank: Bank) -> None:
 
 
 def test_the_bank_is_held_while_it_is_streamed(bank: Bank) -> None:
-    chosen = select_fitting(bank, ["logreg"], memory="1kB", n_jobs=2)
+    chosen = select_fitting(bank, ["logreg"], bank.locate(), memory="1kB", n_jobs=2)
     assert chosen.n_jobs == 1
     assert isinstance(chosen.selection.X, Blocks)
     np.testing.assert_array_equal(np.concatenate(list(chosen.selection.X)), bank.features())
@@ -63,12 +63,12 @@ def test_the_bank_is_held_while_it_is_streamed(bank: Bank) -> None:
 def test_fewer_fits_run_at_a_time_where_more_have_no_room(bank: Bank) -> None:
     size = bank.features().nbytes
     jobs = [
-        select_fitting(bank, ["svm"], memory=copies * size, n_jobs=4).n_jobs
+        select_fitting(bank, ["svm"], bank.locate(), memory=copies * size, n_jobs=4).n_jobs
         for copies in (3, 6, 8, 10)
     ]
     assert jobs == [1, 2, 3, 4]
 
 
-def test_a_layer_is_chosen_in_memory_only(bank: Path) -> None:
+def test_a_layer_is_chosen_in_memory_only(bank: Bank) -> None:
     with pytest.raises(EvaluationError, match=r"choosing a layer needs .*; name one layer"):
-        select_fitting(bank, [LayerChoice("logreg", {})], memory="1kB", n_jobs=1)
+        select_fitting(bank, [LayerChoice("logreg", {})], bank.locate(), memory="1kB", n_jobs=1)

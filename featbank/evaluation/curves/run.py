@@ -105,12 +105,7 @@ def learning_curve(
     >>> [point.images for point in curve["centroid"].points]
     [3, 24]
     """
-    if metric not in METRICS:
-        raise EvaluationError(f"metric is {' or '.join(METRICS)}, not {metric!r}.")
-    if draws < 2:
-        raise EvaluationError(f"draws is {draws}; an interval needs at least 2.")
-    if not 0 < worth < 1:
-        raise EvaluationError(f"worth is a share of the score between 0 and 1, not {worth:g}.")
+    check_curve(sizes=sizes, draws=draws, metric=metric, worth=worth)
     data = checked(
         X,
         y,
@@ -159,6 +154,23 @@ def learning_curve(
     )
 
 
+def check_curve(*, sizes: Sequence[int] | None, draws: int, metric: str, worth: float) -> None:
+    """Refuse options that no features and labels would make possible.
+
+    Raises
+    ------
+    EvaluationError
+    """
+    if metric not in METRICS:
+        raise EvaluationError(f"metric is {' or '.join(METRICS)}, not {metric!r}.")
+    if draws < 2:
+        raise EvaluationError(f"draws is {draws}; an interval needs at least 2.")
+    if not 0 < worth < 1:
+        raise EvaluationError(f"worth is a share of the score between 0 and 1, not {worth:g}.")
+    if sizes is not None and (not len(sizes) or min(sizes) < 1):
+        raise EvaluationError(f"sizes are labels a class, 1 or more, not {list(sizes)}.")
+
+
 def _parts(
     data: Inputs, cv: int | float | None, draws: int, seed: int
 ) -> tuple[list[Part], str, tuple[str, ...]]:
@@ -195,8 +207,6 @@ def _sizes(
         sizes = [2**i for i in range(LARGEST.bit_length()) if 2**i <= most]
     else:
         sizes = sorted({int(n) for n in wanted})
-        if not sizes or sizes[0] < 1:
-            raise EvaluationError(f"sizes are labels a class, 1 or more, not {list(wanted)}.")
         if sizes[-1] > most:
             raise EvaluationError(
                 f"{sizes[-1]} labels a class can't be drawn: class {name!r} has {least} to draw "

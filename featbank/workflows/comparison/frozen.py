@@ -74,17 +74,14 @@ class FrozenRow:
         self._warm_up()
         bank = Bank(self.words.bank)
         with bank.using():
-            room = select_fitting(
-                bank,
-                [self.head],
-                memory=None,
-                n_jobs=1,
-                recipe=self.recipe,
-                layer=list(self.columns),
+            located = bank.locate(
+                self.recipe,
+                list(self.columns),
                 source=self.words.source,
                 label=self.words.column,
                 further=self.words.further,
             )
+            room = select_fitting(bank, [self.head], located, memory=None, n_jobs=1)
             rows = self.words.rows(room.selection)
             found = rows.score(
                 cross_validate,
