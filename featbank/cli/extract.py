@@ -202,7 +202,7 @@ def _ignored(ignored: NotRead) -> Iterator[str]:
         n, files = ignored.pages, ignored.paged_files
         yield (
             f"{n:,} further {_plural(n, 'page')} or {_plural(n, 'frame')} of {files:,} "
-            f"{_plural(files, 'file')}: only the first is read"
+            f"{_plural(files, 'file')} not read: --pages all"
         )
     for n, thing, advice in (
         (ignored.outside_splits, "image", "outside the folders of the splits"),

@@ -17,6 +17,7 @@ from featbank.cli.options import (
     folds_options,
     json_option,
     label_options,
+    pages_option,
     print_json,
     progress_bar,
     rows_options,
@@ -141,6 +142,7 @@ images_options = together(
     ),
     click.option("--delimiter", metavar="CHAR", help="Of the table, if it is an unusual one."),
     click.option("--class-names", metavar="FILE.json", help="From folder names to readable ones."),
+    pages_option,
     click.option("--follow-links", is_flag=True, help="Walk into symlinked folders."),
 )
 
@@ -149,7 +151,8 @@ images_options = together(
     cls=Sectioned,
     sections={
         "Images and labels": "bank recipe of_bank label positive classes exclude kind root "
-        "path_column label_column split_column group_column delimiter class_names follow_links",
+        "path_column label_column split_column group_column delimiter class_names follow_links "
+        "pages",
         "Network": "model weights resize crop squash input_size",
         "What trains": "unfreeze hidden dropout init",
         "How": "epochs head_epochs batch_size optimizer lr head_lr backbone_lr layer_decay "
@@ -241,7 +244,7 @@ def finetune(
     columns = {name: title for name, title in columns.items() if title is not None}
     laid_out = {
         name: options.pop(name)
-        for name in ("kind", "root", "delimiter", "class_names", "follow_links")
+        for name in ("kind", "root", "delimiter", "class_names", "follow_links", "pages")
     }
     words = {
         "bank": options.pop("bank"),

@@ -24,6 +24,7 @@ SOURCE_OPTIONS = (
     "class_names",
     "hidden",
     "follow_links",
+    "pages",
     "delimiter",
 )
 MODEL_OPTIONS = (
@@ -58,6 +59,13 @@ bank_option = click.option(
     "--bank", default="bank", show_default=True, metavar="PATH", help="The bank of features."
 )
 
+pages_option = click.option(
+    "--pages",
+    type=click.Choice(["first", "all"]),
+    show_default="first",
+    help="Pages of TIFFs and frames of animations that are images.",
+)
+
 source_options = together(
     click.option(
         "--kind",
@@ -75,6 +83,7 @@ source_options = together(
     click.option("--exclude", metavar="A,B,...", help="Not these classes."),
     click.option("--class-names", metavar="FILE.json", help="From folder names to readable ones."),
     click.option("--hidden", is_flag=True, help="Take hidden files and folders too."),
+    pages_option,
     click.option("--follow-links", is_flag=True, help="Walk into symlinked folders."),
 )
 

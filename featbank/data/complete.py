@@ -66,10 +66,17 @@ def _check_chunks(data: bytes) -> None:
         at = end + 4
 
 
-def check_directory(data: bytes) -> None:
+def check_directory(data: bytes, at: int | None = None) -> None:
     """Raise `ImageError` where a TIFF lists so many strips or tiles that opening it is too much.
 
     Pillow makes an object of each, some 50 times as large as what the file spends on it.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    at : int, optional
+        Where the directory begins; by default the first one.
     """
     orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
     order = orders.get(data[:2])
@@ -81,7 +88,7 @@ def check_directory(data: bytes) -> None:
 
     big = number(2, 2) == _BIG_TIFF
     word, head = (8, 8) if big else (4, 2)
-    at = number(word, word)
+    at = number(word, word) if at is None else at
     entries, size = number(at, head), 4 + 2 * word
     if entries > _MAX_ENTRIES:
         raise ImageError(f"the TIFF file is damaged: its directory has {entries:,} entries.")

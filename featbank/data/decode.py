@@ -33,6 +33,7 @@ from featbank.data.complete import (
 )
 from featbank.data.formats import FIRST_BYTES, NEEDS_HEIF, decoders_for, format_of, has_heif
 from featbank.data.modes import raw_mode, to_rgb
+from featbank.data.pages import directories, file_and_page, marked, seek_page, unmarked
 from featbank.errors import ImageError
 
 __all__ = ["DecodeLimits", "DecodePolicy", "decode", "read_bytes", "unreadable"]
@@ -133,7 +134,8 @@ def decode(
     ----------
     data : bytes
         The whole file: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIF (the last two where they
-        can be read, see `featbank.data.formats`), whatever its name says.
+        can be read, see `featbank.data.formats`), whatever its name says. Or what stands for a page
+        of it; see `featbank.data.pages`.
     policy : DecodePolicy, optional
     limits : DecodeLimits, optional
         Checked against the header, before any pixel is decoded.
@@ -157,6 +159,7 @@ def decode(
     >>> decode(b"P6 1 1 255 " + bytes([10, 20, 30])).getpixel((0, 0))
     (10, 20, 30)
     """
+    data, page = unmarked(data)
     if not data:
         raise ImageError("the file is empty.")
     if len(data) > limits.max_bytes:
@@ -164,15 +167,18 @@ def decode(
     try:
         with _quiet():
             image = _open(data, limits)
+            if page > 1:
+                _turn_to(page, image, data, limits)
             raw = raw_mode(image)  # known until the pixels are loaded
             check_tiles(data, image)
             image.load()
             _check_size(image, limits)  # the header of an HEIC file may differ from its pixels
-            if image.format == "PNG":
+            if image.format == "PNG" and page == 1:
                 check_png(data, image)
             elif image.format in ("JPEG", "MPO"):
                 check_jpeg(data, image)
-            rgb = to_rgb(image, data, raw=raw, background=policy.background, grey=grey)
+            frame = image.tell() if image.format == "TIFF" else 0
+            rgb = to_rgb(image, data, raw=raw, background=policy.background, grey=grey, frame=frame)
             return _upright(rgb, image) if policy.exif else rgb
     except ImageError:
         raise
@@ -196,6 +202,7 @@ def read_bytes(path: str | bytes | os.PathLike[str], limits: DecodeLimits = _LIM
     Parameters
     ----------
     path : str, bytes or path-like
+        Of a file, or of a page of it; see `featbank.data.pages`.
     limits : DecodeLimits, optional
         Only `max_bytes` matters here.
 
@@ -209,6 +216,7 @@ def read_bytes(path: str | bytes | os.PathLike[str], limits: DecodeLimits = _LIM
         Where there is no such file, it may not be read, is no regular file (a pipe is refused
         without waiting for its writer), is too large, or changed while it was read.
     """
+    path, page = file_and_page(os.fsencode(path))
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
@@ -232,7 +240,7 @@ def read_bytes(path: str | bytes | os.PathLike[str], limits: DecodeLimits = _LIM
     times = [(state.st_mtime_ns, state.st_ctime_ns) for state in (before, after)]
     if not len(data) == before.st_size == after.st_size or times[0] != times[1]:
         raise ImageError("the file changed while it was read; run again when it is finished.")
-    return data
+    return marked(data, page)
 
 
 def unreadable(error: OSError) -> str:
@@ -284,6 +292,15 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
     image = Image.open(stream, formats=decoders_for(data))
     _check_size(image, limits)
     return image
+
+
+def _turn_to(page: int, image: Image.Image, data: bytes, limits: DecodeLimits) -> None:
+    """Bring an open image to a page beyond the first, and hold that against the limits."""
+    if image.format == "TIFF":
+        for at in directories(data):  # Pillow reads those before it too
+            check_directory(data, at)
+    seek_page(image, data, page)
+    _check_size(image, limits)
 
 
 def _check_size(image: Image.Image, limits: DecodeLimits) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featbank.data.decode import DecodeLimits, read_bytes, unreadable
 from featbank.data.index import IndexedSource
+from featbank.data.pages import file_of
 from featbank.data.walk import numbers_of
 from featbank.errors import ImageError
 
@@ -40,7 +41,7 @@ def read_file(path: bytes, limits: DecodeLimits) -> tuple[bytes, Stat]:
 def _stat(path: bytes) -> Stat:
     scanned = time.time_ns()
     try:
-        info = os.stat(path)
+        info = os.stat(file_of(path))
     except OSError as error:
         raise ImageError(unreadable(error)) from error
     return (*numbers_of(info), scanned)

@@ -51,6 +51,8 @@ class Ignored:
         `MAX_LOOKED_AT` of them at most.
     more : int
         Further files of that kind.
+    pages_taken : bool
+        Whether further pages of files are images of their own.
     """
 
     formats: Counter[str] = field(default_factory=Counter)
@@ -60,6 +62,7 @@ class Ignored:
     outside: int = 0
     unsure: list[tuple[bytes, int, int]] = field(default_factory=list)
     more: int = 0
+    pages_taken: bool = False
 
     def add(self, name: bytes, entry: os.DirEntry[bytes]) -> None:
         """Take in a regular file that is no image by its name, relative to the source's root."""

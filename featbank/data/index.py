@@ -154,6 +154,8 @@ class Listing:
         Every further column of the source's table.
     ignored : Ignored
         What the walk that made the listing passed over. It is not kept in the index.
+    counted : dict of bytes to int
+        The number of pages of files, by name, where each is listed.
     """
 
     names: Sequence[bytes]
@@ -167,6 +169,7 @@ class Listing:
     group: Text
     extra: dict[str, Text] = field(default_factory=dict)
     ignored: Ignored = field(default_factory=Ignored, compare=False)
+    counted: dict[bytes, int] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -270,6 +273,7 @@ class IndexedSource:
         listing = dataclasses.replace(listing, scanned=listing.scanned.copy())
         fresh = IndexedSource.new(self.name, root, listing)
         fresh = dataclasses.replace(fresh, requested=self.requested)
+        fresh.pages.update(listing.counted)
         fresh.sniffed.update(self.sniffed if root == self.root else {})
         if root != self.root or not len(self) or not len(fresh):
             return fresh
@@ -293,7 +297,7 @@ class IndexedSource:
             fresh,
             failure=carried(self.failure),
             failure_under=carried(self.failure_under),
-            pages={name: n for name, n in self.pages.items() if name in names},
+            pages={name: n for name, n in self.pages.items() if name in names} | listing.counted,
         )
 
     def completed_by(self, other: IndexedSource | None) -> IndexedSource:

@@ -68,6 +68,7 @@ def to_rgb(
     raw: str,
     background: tuple[int, int, int],
     grey: bool = False,
+    frame: int = 0,
 ) -> Image.Image:
     """Bring a loaded image to RGB by the table of this module.
 
@@ -83,6 +84,8 @@ def to_rgb(
         What transparent images are composited on.
     grey : bool
         Whether an image without colours is brought to L instead.
+    frame : int
+        Where in the file the image is, as Pillow counts.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         found = _deep_grey(image, background)
@@ -90,7 +93,7 @@ def to_rgb(
     if raw == _DEEP_PPM:
         return Image.fromarray(to_8bit(_ppm_samples(data)))
     if raw in _LOW_BYTES:
-        image = _deep_colour(image, data, raw)
+        image = _deep_colour(image, data, raw, frame)
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     if image.mode == "La":  # the one mode that leads to RGB only by way of another
@@ -136,9 +139,9 @@ def _deep_grey(image: Image.Image, background: tuple[int, int, int]) -> Image.Im
     return found
 
 
-def _deep_colour(image: Image.Image, data: bytes, raw: str) -> Image.Image:
+def _deep_colour(image: Image.Image, data: bytes, raw: str, frame: int) -> Image.Image:
     """Return colour, or grey with alpha, of 16 bits stretched to 8 bits."""
-    low = np.asarray(_decode_as(data, str(image.format), _LOW_BYTES[raw]))
+    low = np.asarray(_decode_as(data, str(image.format), _LOW_BYTES[raw], frame))
     if raw == "LA;16B":
         samples = low[..., 0].astype(np.uint16) << 8 | low[..., 1]
         return Image.merge("LA", [Image.fromarray(to_8bit(samples)), image.getchannel("A")])
@@ -170,9 +173,10 @@ def _ppm_samples(data: bytes) -> npt.NDArray[np.uint16]:
     return scaled.astype(np.uint16).reshape(height, width, 3)
 
 
-def _decode_as(data: bytes, kind: str, raw: str) -> Image.Image:
+def _decode_as(data: bytes, kind: str, raw: str, frame: int) -> Image.Image:
     """Decode an image again, its samples laid out as the raw mode says."""
     image: Any = Image.open(io.BytesIO(data), formats=(kind,))
+    image.seek(frame)
     image.tile = [
         tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
         for tile in image.tile

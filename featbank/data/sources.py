@@ -25,8 +25,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from featbank.data.expansion import with_pages
 from featbank.data.formats import extensions, is_image_name
-from featbank.data.index import Listing, Text
+from featbank.data.index import IndexedSource, Listing, Text
+from featbank.data.pages import file_of
 from featbank.data.selection import SPLITS, by_split, check_classes, choose
 from featbank.data.sequences import read_sequence
 from featbank.data.tables import TABLES, Table, check_columns, read_csv, split_word
@@ -75,6 +77,8 @@ class Source:
         How folders are walked; see `featbank.data.walk.walk`.
     listed : Table or None
         The rows of kind "list".
+    pages : {"first", "all"}
+        Which pages and frames of a file are images.
     """
 
     name: str
@@ -89,10 +93,14 @@ class Source:
     hidden: bool = False
     follow_links: bool = False
     listed: Table | None = None
+    pages: str = "first"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON (ASCII JSON: a path may hold what UTF-8 can't)."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        if self.pages == "first":  # so that what needs no pages can be read by older versions
+            del plain["pages"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Source:
@@ -124,7 +132,7 @@ _MAX_NAME = 255  # characters of a source's name, which is that of a folder or a
 _TEXTS = (str,)
 _MAYBE_TEXTS = (str, type(None))
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("name", "kind", "root"), _TEXTS),
+    **dict.fromkeys(("name", "kind", "root", "pages"), _TEXTS),
     **dict.fromkeys(("table", "delimiter"), _MAYBE_TEXTS),
     **dict.fromkeys(("columns", "class_names"), (dict,)),
     "classes": (tuple, type(None)),
@@ -161,6 +169,7 @@ def open_source(
     hidden: bool = False,
     follow_links: bool = False,
     name: str | None = None,
+    pages: str = "first",
 ) -> Source:
     """Describe where images come from. No image is looked at yet; `scan` does that.
 
@@ -190,6 +199,9 @@ def open_source(
         Walk hidden files and folders as well; follow symbolic links to folders.
     name : str, optional
         By default the last part of the location.
+    pages : {"first", "all"}
+        Which pages of a TIFF and frames of an animation are images: the first, or each, under a
+        name such as ``scan.tif#page=2``. Pages of one file form a group.
 
     Raises
     ------
@@ -200,6 +212,8 @@ def open_source(
     """
     if kind != "auto" and kind not in KINDS:
         raise DataError(f"there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
+    if pages not in ("first", "all"):
+        raise DataError(f"pages is 'first' or 'all', not {pages!r}.")
     names = class_names if isinstance(class_names, Mapping) else {}
     if class_names is not None and not isinstance(class_names, Mapping):
         names = load_class_names(class_names)
@@ -214,6 +228,7 @@ def open_source(
         "class_names": {str(key): str(value) for key, value in names.items()},
         "hidden": hidden,
         "follow_links": follow_links,
+        "pages": pages,
     }
     if not isinstance(location, str | bytes | os.PathLike):
         if kind not in ("auto", "list"):
@@ -261,10 +276,13 @@ def scan(source: Source) -> Listing:
     return scan_all([source])[0]
 
 
-def scan_all(sources: Sequence[Source]) -> list[Listing]:
+def scan_all(
+    sources: Sequence[Source], known: Mapping[str, IndexedSource] | None = None
+) -> list[Listing]:
     """List the images of several sources, as `scan` does for one.
 
-    A class that is asked for, or class names, need to fit one of the sources only.
+    A class that is asked for, or class names, need to fit one of the sources only. Pages of files
+    that are in `known` unchanged, by the source's name, are not counted again.
     """
     listings = [_list(source) for source in sources]
     check_classes(
@@ -272,7 +290,13 @@ def scan_all(sources: Sequence[Source]) -> list[Listing]:
         classes={word: None for s in sources for word in (*(s.classes or ()), *s.exclude)},
         class_names={word: name for s in sources for word, name in s.class_names.items()},
     )
-    return [_chosen(source, listing) for source, listing in zip(sources, listings, strict=True)]
+    chosen = [_chosen(source, listing) for source, listing in zip(sources, listings, strict=True)]
+    return [
+        listing
+        if source.pages == "first"
+        else with_pages(listing, os.fsencode(source.root), (known or {}).get(source.name))
+        for source, listing in zip(sources, chosen, strict=True)
+    ]
 
 
 def _list(source: Source) -> Listing:
@@ -360,7 +384,7 @@ def find_images(
                     f"the folder {shown(path)} can't be listed: {error.strerror or error}."
                 ) from None
             found.update(dict.fromkeys(os.path.join(path, name) for name in listing.names))
-        elif os.path.lexists(path):
+        elif os.path.lexists(file_of(path)):
             found[path] = None
         else:
             raise SourceNotFound(f"there is no file or folder {shown(path)}; check the path.")

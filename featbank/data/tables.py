@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.data.index import Listing, Text
+from featbank.data.pages import file_of
 from featbank.data.walk import FileStats, shown
 from featbank.errors import DataError, nearest
 
@@ -278,7 +279,7 @@ def _delimiter(path: str, text: str, wanted: str | None) -> str:
 
 def _state_of(path: bytes) -> os.stat_result | None:
     try:
-        return os.stat(path)
+        return os.stat(file_of(path))
     except (OSError, ValueError):
         return None
 

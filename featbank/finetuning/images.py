@@ -14,6 +14,7 @@ from PIL import Image
 
 from featbank.data.decode import DecodePolicy, decode, read_bytes
 from featbank.data.modes import to_rgb
+from featbank.data.pages import file_of
 from featbank.errors import DataError, ImageError
 
 __all__ = ["Images"]
@@ -112,7 +113,7 @@ class Images:
             source = self._sources[row]
             if isinstance(source, bytes):
                 try:
-                    stat = os.stat(source)
+                    stat = os.stat(file_of(source))
                 except OSError as error:
                     raise ImageError(f"{os.fsdecode(source)}: {error.strerror}.") from None
                 found.update(b"%s\0%d\0%d\0" % (source, stat.st_size, stat.st_mtime_ns))

@@ -161,6 +161,7 @@ def _source_words(source: Source) -> list[str] | None:
         "delimiter": source.delimiter,
         "classes": source.classes,
         "exclude": source.exclude,
+        "pages": source.pages,
         **{name: getattr(source, name) for name in _FLAGS},
     }
     if source.table is not None and source.root != os.path.dirname(source.table):
@@ -174,6 +175,8 @@ def _source_words(source: Source) -> list[str] | None:
         words += [f"--{title}-column", column]
     if source.delimiter is not None:
         words += ["--delimiter", source.delimiter]
+    if source.pages != "first":
+        words += ["--pages", source.pages]
     for name in ("classes", "exclude"):
         if getattr(source, name):
             words += [f"--{name}", ",".join(getattr(source, name))]

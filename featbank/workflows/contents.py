@@ -129,13 +129,16 @@ def _ignored(parts: list[IndexedSource]) -> NotRead:
             if kind:
                 formats[extension_of(name)] -= 1
                 examples.append(os.fsdecode(os.path.join(part.root, name)))
+    further = [
+        n for part in parts if not part.listing.ignored.pages_taken for n in part.pages.values()
+    ]
     return NotRead(
         formats={extension: n for extension, n in formats.most_common() if n > 0},
         images=len(examples),
         examples=tuple(examples[:_EXAMPLES]),
         not_looked_into=sum(walk.more for walk in walks),
-        pages=sum(n - 1 for part in parts for n in part.pages.values()),
-        paged_files=sum(len(part.pages) for part in parts),
+        pages=sum(n - 1 for n in further),
+        paged_files=sum(n > 1 for n in further),
         linked_folders=sum(walk.linked for walk in walks),
         hidden=sum(walk.hidden for walk in walks),
         unlisted_folders=sum(walk.unlisted for walk in walks),

@@ -24,6 +24,7 @@ from featbank.data.decode import unreadable
 from featbank.data.digests import read_file
 from featbank.data.index import RACY_NANOSECONDS
 from featbank.data.modes import to_rgb
+from featbank.data.pages import file_of
 from featbank.errors import DataError, ImageError
 from featbank.extraction.claims import COMPUTED, REUSED, Claims
 from featbank.extraction.loader import fastest
@@ -267,7 +268,7 @@ def _known_digests(
     known = np.zeros(len(names), np.bool_)
     for row, name in enumerate(names):
         try:
-            info = os.stat(name)
+            info = os.stat(file_of(name))
             signature = (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
             memo = _digests.get(name)
             if memo is None or memo[0] != signature:

@@ -42,7 +42,7 @@ FILE = "finetune.safetensors"
 CHECKPOINTS = "finetune"
 
 _OF_MODEL = ("resize", "crop", "squash", "input_size")
-_OF_SOURCE = ("kind", "root", "columns", "delimiter", "class_names", "follow_links")
+_OF_SOURCE = ("kind", "root", "columns", "delimiter", "class_names", "follow_links", "pages")
 _OF_SETTINGS = tuple(f.name for f in dataclasses.fields(FineTuneSettings))
 
 
@@ -219,7 +219,7 @@ def finetune(
     **options
         The words of `FineTuneSettings`; of the model ``resize``, ``crop``, ``squash`` and
         ``input_size``; of the source ``kind``, ``root``, ``columns``, ``delimiter``,
-        ``class_names`` and ``follow_links``.
+        ``class_names``, ``follow_links`` and ``pages``.
 
     Returns
     -------

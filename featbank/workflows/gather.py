@@ -18,6 +18,7 @@ from featbank.bank.recipes import KnownRecipe
 from featbank.bank.selection import Located, Selection, choose_sources
 from featbank.data.decode import DecodeLimits, DecodePolicy, decode, read_bytes
 from featbank.data.index import IndexedSource
+from featbank.data.pages import file_of
 from featbank.data.sources import Source, scan_all
 from featbank.errors import DataError, ImageError
 from featbank.workflows.survey import name_sources
@@ -173,7 +174,7 @@ def gather_bank(
 def _stands(part: IndexedSource, row: int) -> bool:
     """Tell whether a file is there with the size and time that it was indexed with."""
     try:
-        now = os.stat(part.path(row))
+        now = os.stat(file_of(part.path(row)))
     except OSError:
         return False
     return (now.st_size, now.st_mtime_ns) == (part.listing.size[row], part.listing.mtime[row])

@@ -133,7 +133,8 @@ def survey(
     names = [column.name for column in columns]
     found: list[Surveyed] = []
     sources = list(sources)
-    for source, listing in zip(sources, scan_all(sources), strict=True):
+    listings = scan_all(sources, index.sources if index is not None else None)
+    for source, listing in zip(sources, listings, strict=True):
         before = index.sources.get(source.name) if index else None
         root = os.fsencode(source.root)
         now = (before or IndexedSource.new(source.name, root, listing)).carried_to(root, listing)

@@ -310,7 +310,7 @@ def test_a_run_ends_with_what_it_understood_and_ignored(data: Path, tmp_path: Pa
         "unlabelled  1 image",
         "ignored     2 .svg",
         f"            1 image by the bytes, not by the name, such as {looked_like}",
-        "            2 further pages or frames of 1 file: only the first is read",
+        "            2 further pages or frames of 1 file not read: --pages all",
         "            1 linked folder not followed: --follow-links",
         "            1 hidden file or folder not read: --hidden",
     ]
@@ -370,3 +370,43 @@ def test_many_classes_and_splits_are_shortened(data: Path, tmp_path: Path) -> No
     assert classes({f"c{i}": 20 - i for i in range(20)}) == (
         "20: c0 20, c1 19, c2 18, c3 17, c4 16 and 15 others of 1 to 15 each"
     )
+
+
+def test_each_page_can_be_an_image_of_its_own(data: Path, tmp_path: Path) -> None:
+    import featbank
+
+    frames = [Image.open(path).convert("RGB").resize((40, 40)) for path in data.rglob("*.png")]
+    frames[0].save(data / "a" / "scan.tif", save_all=True, append_images=frames[1:3])
+    for number, frame in enumerate(frames[:3]):
+        (tmp_path / "single").mkdir(exist_ok=True)
+        frame.save(tmp_path / "single" / f"{number}.png")
+    for path in (data / "a" / "scan.tif", *(tmp_path / "single").iterdir()):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    bank = tmp_path / "bank"
+    words = (data, *HERE, "--bank", bank, "--pages", "all")
+
+    assert run("status", data, *MODEL, "--bank", bank, "--pages", "all", "--json").json["new"] == 9
+    said = run("extract", *words).out
+    assert "9 images: 9 computed" in said
+    assert "further pages" not in said
+    assert "9 images: 0 computed, 9 reused" in run("extract", *words).out
+    made = featbank.Bank(bank)
+    pages = [i for i, path in enumerate(made.paths) if "scan.tif" in path]
+    assert [made.paths[i].partition("scan.tif")[2] for i in pages] == ["", "#page=2", "#page=3"]
+    run("extract", tmp_path / "single", *HERE, "--bank", tmp_path / "other")
+    wanted = featbank.Bank(tmp_path / "other").features()
+    np.testing.assert_allclose(made.features()[pages], wanted, atol=1e-6)
+    assert run("verify", "--bank", bank, "--json").json["ok"]
+    os.unlink(bank / "index.h5")
+    run("repair", "--bank", bank)
+    assert featbank.Bank(bank).paths == made.paths
+
+    fit = ("fit", "--bank", bank, "--head", "centroid", "--out", tmp_path)
+    assert "9 images" in run(*fit, "--cv", "2", "--no-tune").out
+    page = f"{data}/a/scan.tif#page=2"
+    told = run("predict", tmp_path / "centroid.skops", page, "--bank", bank, "--json").json
+    assert [one["path"] for one in told["predictions"]] == [page]
+    few = ("--epochs", "1", "--workers", "0", "--cv", "2", "--no-save", "--unfreeze", "head")
+    tuned = run("finetune", data, *MODEL[:4], "--pages", "all", *few, "--json").json
+    assert tuned["images"] == 9
+    assert "6 images" not in run("extract", data, *HERE, "--bank", bank).out  # 7: a page each

@@ -75,6 +75,9 @@ class FakeLoader:
                 file.write("loaded\n")
         return FakeNetwork(self.fault)
 
+    def layers(self) -> list[str]:
+        return [EARLY.layer]
+
 
 class OddError(Exception):
     """Does not come out of a pickle again."""

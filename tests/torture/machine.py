@@ -76,6 +76,9 @@ class Network:
     def load(self, device: str) -> Network:
         return self
 
+    def layers(self) -> list[str]:
+        return [column.layer for column in COLUMNS]
+
     def run(self, batch: Any, columns: Sequence[Column]) -> dict[Column, npt.NDArray[Any]]:
         flat = batch.reshape(len(batch), -1).astype(np.float32) / 255
         return {column: flat @ weights(self.seed, column) for column in columns}

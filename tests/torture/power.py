@@ -90,6 +90,9 @@ class ExactLoader:
     def load(self, device: str) -> ExactNetwork:
         return ExactNetwork()
 
+    def layers(self) -> list[str]:
+        return [LAYER.layer]
+
 
 def exact_model() -> Model:
     return Model(_RECIPE, ExactLoader(), {"module": "exact"}, DecodePolicy(), _PREPROCESS)
