@@ -59,6 +59,7 @@ def check_options(
         groups=None,
         digests=None,
         near_duplicates=None,
+        keep_copies=True,  # which takes no look at them
         class_weight=class_weight,
         sample_weight=None,
         threshold=threshold,

@@ -145,9 +145,9 @@ def test_two_commands_do_not_share_a_folder_of_checkpoints(tour: Tour, tmp_path:
         (("--cv", "9"), "at most 5 folds"),
         (("--epochs", "0"), "nothing would be trained"),
         (("--init", "probe", "--hidden", "5"), "a head of one linear layer"),
-        (("--out", "nowhere"), "there is no folder nowhere"),
+        (("--out", "/proc/nowhere"), "can't be written"),
         (("--max-seconds", "0"), "max_seconds is a number above 0"),
-        (("--history", "nowhere/h.json"), "there is no folder nowhere"),
+        (("--history", "/proc/nowhere/h.json"), "h.json can't be written"),
         (("--model", "resnet5"), "there is no backbone 'resnet5'"),
     ],
 )

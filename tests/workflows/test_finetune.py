@@ -439,6 +439,10 @@ def test_no_images_are_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there are no images"):
         finetune(tmp_path, **SMALL)
     (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.raises(DataError, match="no image has a label"):
+        finetune(tmp_path, **SMALL)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "bad.png").rename(tmp_path / "a" / "bad.png")
     with pytest.raises(DataError, match="none of the 1 images can be read"):
         finetune(tmp_path, **SMALL)
 
