@@ -172,7 +172,8 @@ def decode(
             raw = raw_mode(image)  # known until the pixels are loaded
             check_tiles(data, image)
             image.load()
-            _check_size(image, limits)  # the header of an HEIC file may differ from its pixels
+            if image.format == "HEIF":  # whose header may differ from its pixels
+                _check_size(image, limits)
             if image.format == "PNG" and page == 1:
                 check_png(data, image)
             elif image.format in ("JPEG", "MPO"):
