@@ -247,12 +247,12 @@ def finetune(
     begun = time.monotonic()
     budget = Budget.of(max_seconds)
     target = _target(out)
+    check_folds(cv, repeats)
     if plot is not None:
         check_picture(plot)
     for path in (predictions, history, plot, target):
         if path is not None:
             prepare_target(path)
-    check_folds(cv, repeats)
     if resume and checkpoints is None:
         raise FineTuneError("there are no checkpoints to resume from; name their folder.")
     folder = None if checkpoints is None else os.fspath(checkpoints)
