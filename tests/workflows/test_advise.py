@@ -69,7 +69,8 @@ def test_every_recommendations_commands_have_words_that_the_commands_know(
     found = dataclasses.replace(found, decision=decision)
     rows = row_words(
         source="data", label="label", positive=None, classes=["a", "b"], exclude=["c"],
-        split="none", cv=3, repeats=2, random_state=1,
+        split="none", group="none", metric_weight="w", keep_copies=True, cv=3, repeats=2,
+        random_state=1,
     )  # fmt: skip
 
     commands = _commands(found, ["--bank", "b", "--recipe", "one", *rows], [], 3)
