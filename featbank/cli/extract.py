@@ -74,10 +74,10 @@ def extract(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     """
     from featbank.extraction.allocator import keep_large_blocks
     from featbank.workflows import extract as workflow
-    from featbank.workflows.survey import open_sources
+    from featbank.workflows.survey import open_sources_of
 
     keep_large_blocks()
-    opened = open_sources(sources, **source_words(options))
+    opened = open_sources_of(options["bank"], sources, **source_words(options))
     words = model_words(options)
     name, bank = options.pop("model"), options.pop("bank")
     columns = workflow.parse_columns(
@@ -285,9 +285,9 @@ def status(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     """Say what `featbank extract` would compute for SOURCES, and why."""
     from featbank.workflows import extract as workflow
     from featbank.workflows.status import status as look
-    from featbank.workflows.survey import open_sources
+    from featbank.workflows.survey import open_sources_of
 
-    opened = open_sources(sources, **source_words(options))
+    opened = open_sources_of(options["bank"], sources, **source_words(options))
     columns = workflow.parse_columns(
         options.pop("layers"), options.pop("dtype"), views=options.pop("views")
     )

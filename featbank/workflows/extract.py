@@ -50,7 +50,7 @@ from featbank.workflows.moves import (
     note_on_missing,
     with_new_place,
 )
-from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources, survey
+from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources_of, survey
 
 if TYPE_CHECKING:
     from featbank.backbones.module import ModuleBackbone
@@ -310,7 +310,7 @@ def extract(
     choices = {name: options.pop(name) for name in _OF_PLAN if name in options}
     result = extract_to(
         bank,
-        open_sources(source, **options),
+        open_sources_of(bank, source, **options),
         open_model(model, **words),
         parse_columns(layers, dtype, views=views),
         settings=run_settings(

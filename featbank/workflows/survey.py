@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +12,25 @@ from typing import Any
 from featbank.backbones.recipe import Column, Recipe, canonical_json
 from featbank.bank.bank import Bank
 from featbank.bank.coverage import columns_of
+from featbank.bank.layered import look
 from featbank.bank.rows import Rows
 from featbank.data.ignored import look_inside
 from featbank.data.index import Index, IndexedSource
 from featbank.data.sources import Source, free_name, open_source, scan_all
-from featbank.errors import DataError
+from featbank.data.walk import shown
+from featbank.errors import DataError, FeatbankError, SourceNotFound
 from featbank.extraction.plan import SourcePlan, plan_source
-from featbank.workflows.moves import MissingSource, find_old
+from featbank.workflows.moves import MissingSource, find_old, missing_sources
 
-__all__ = ["Surveyed", "causes_of", "decode_cause", "name_sources", "open_sources", "survey"]
+__all__ = [
+    "Surveyed",
+    "causes_of",
+    "decode_cause",
+    "name_sources",
+    "open_sources",
+    "open_sources_of",
+    "survey",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,31 @@ def open_sources(locations: Any, **options: Any) -> list[Source]:
             )
         return [open_source(location, **options) for location in locations]
     return [open_source(locations, **options)]
+
+
+def open_sources_of(bank: str | os.PathLike[str], locations: Any, **options: Any) -> list[Source]:
+    """Describe locations as `open_sources` does; say of a missing one if the bank had it.
+
+    Raises
+    ------
+    SourceNotFound
+        A folder or table is not there.
+    """
+    try:
+        return open_sources(locations, **options)
+    except SourceNotFound as error:
+        several = locations if isinstance(locations, tuple) else (locations,)
+        places = {os.path.abspath(os.fsdecode(one)) for one in several if not _is_list(one)}
+        target = None
+        with contextlib.suppress(FeatbankError, OSError):
+            target = look(bank)
+        for one in missing_sources(target.sources) if target else []:
+            if one.place in places:
+                raise SourceNotFound(
+                    f"{shown(one.place)} is gone, which the bank has as its source {one.name!r}; "
+                    "if it moved, extract its new place with --replace (replace=True)."
+                ) from error
+        raise
 
 
 def _is_list(location: Any) -> bool:

@@ -54,7 +54,7 @@ from featbank.bank.recipes import QUARANTINE
 from featbank.bank.repair import repair
 from featbank.data import index
 from featbank.data.decode import DecodePolicy
-from featbank.errors import FeaturesMissing
+from featbank.errors import DataError, FeaturesMissing
 from featbank.extraction.run import Settings
 from featbank.workflows.extract import ExtractionResult, Model, extract_to
 from featbank.workflows.survey import open_sources
@@ -766,6 +766,7 @@ class World:
             Act("merge", BANK, lambda bank: merge(bank, [folder / "others"]), str(clean)),
             Act("prune", BANK, prune, str(folder / "stale")),
             Act("prune a recipe", BANK, prune_all, str(clean)),
+            Act("prune a source", BANK, prune_source, str(clean)),
             Act("repair", BANK, repair, str(unindexed)),
         ]
 
@@ -868,6 +869,12 @@ def prune_all(bank: Path) -> None:
     """Remove the one recipe, unless that was done."""
     with contextlib.suppress(FeaturesMissing):
         prune(bank, [_RECIPE.backbone])
+
+
+def prune_source(bank: Path) -> None:
+    """Remove one of the sources, unless that was done."""
+    with contextlib.suppress(DataError):
+        prune(bank, sources="more")
 
 
 def as_found(place: Path) -> list[Step]:

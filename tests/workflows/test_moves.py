@@ -213,6 +213,10 @@ def test_the_commands_name_the_exact_command(tmp_path: Path, monkeypatch: Any) -
     run("extract", "pics", *words)
     os.rename("pics", "my photos")
 
+    for command in ("extract", "status"):
+        said = run(command, "pics", *MODEL, status=1).err
+        assert "pics is gone, which the bank has as its source 'pics'" in said
+        assert "--replace" in said
     for said in (
         run("status", *MODEL, "my photos").err,
         run("extract", *words, "my photos").err,
