@@ -34,47 +34,56 @@ def merge_copies(
         Whether the selection's splits are used: then copies in different splits all stay.
     """
     stays = np.ones(len(selection.paths), np.bool_)
-    splits, groups = list(selection.splits), list(selection.groups)
+    labels, splits, groups = selection.labels, list(selection.splits), list(selection.groups)
     further = {title: list(words) for title, words in selection.further.items()}
+    told = [words for words in (groups, *further.values()) if any(w is not None for w in words)]
     for rows in _of_equal_bytes(selection.digests):
-        labelled = [row for row in rows if selection.labels[row] is not None]
-        if not labelled:
-            continue
-        bare = [row for row in rows if selection.labels[row] is None]
-        stays[rows] = False
-        for label in dict.fromkeys(selection.labels[row] for row in labelled):
-            own = [row for row in labelled if selection.labels[row] == label]
-            kin = [*own, *bare]
-            named: list[str | None] = []
-            if given_splits:
-                named = list(dict.fromkeys(_known(splits, kin)))
-            for split in named or [None]:
-                there = [row for row in own if not named or splits[row] in (split, None)]
-                if not there:  # only a copy without a label is in this split
-                    continue
-                kept = there[0]
-                stays[kept] = True
-                splits[kept] = split or splits[kept]
-                groups[kept] = next(_known(groups, [kept, *kin, *rows]), None)
-                for words in further.values():
-                    words[kept] = next(_known(words, [kept, *kin]), None)
+        kept = list(_kept(rows, labels, splits if given_splits else None))
+        if kept:
+            stays[rows] = False
+        for row, kin, split in kept:
+            stays[row] = True
+            splits[row] = split or splits[row]
+            for words in told:
+                others = [*kin, *rows] if words is groups else kin  # bytes belong to a group
+                if words[row] is None:
+                    words[row] = next(_known(words, others), None)
     if stays.all():
         return selection, stays
     merged = dataclasses.replace(selection, splits=splits, groups=groups, further=further)
     return merged, stays
 
 
+def _kept(
+    rows: list[int], labels: Words, splits: Words | None
+) -> Iterator[tuple[int, list[int], str | None]]:
+    """Yield, of rows of equal bytes, each that stays, with those of its label or of none.
+
+    And its split, where it had none itself. Nothing stays in place of others if none has a label.
+    """
+    bare = [row for row in rows if labels[row] is None]
+    for label in dict.fromkeys(labels[row] for row in rows if labels[row] is not None):
+        own = [row for row in rows if labels[row] == label]
+        kin = [*own, *bare]
+        left = own
+        for split in dict.fromkeys(_known(splits, kin)) if splits is not None else ():
+            assert splits is not None
+            there = [row for row in left if splits[row] in (split, None)]
+            if there:  # else only a copy without a label is in this split
+                yield there[0], kin, split
+                left = [row for row in left if row not in there]
+        if left is own:
+            yield own[0], kin, None
+
+
 def _of_equal_bytes(digests: npt.NDArray[np.uint8]) -> Iterator[list[int]]:
     """Yield the rows of each digest that several have."""
-    keys = np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1]))).ravel()
-    _, codes, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    if len(counts) == len(keys):
-        return
-    several = np.flatnonzero(counts[codes] > 1)
-    several = several[np.argsort(codes[several], kind="stable")]
-    ends = np.flatnonzero(np.diff(codes[several])) + 1
-    for rows in np.split(several, ends):
-        yield rows.tolist()
+    heads = np.ascontiguousarray(digests[:, :8]).view(np.uint64).ravel()
+    _, codes, counts = np.unique(heads, return_inverse=True, return_counts=True)
+    found: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(counts[codes] > 1).tolist():
+        found.setdefault(digests[row].tobytes(), []).append(row)
+    return (rows for rows in found.values() if len(rows) > 1)
 
 
 def _known(words: Sequence[str | None], rows: Iterable[int]) -> Iterator[str]:
