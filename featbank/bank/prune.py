@@ -141,6 +141,8 @@ def prune(
     if dry_run:
         return _planned(bank, words, names)[1]
     with bank.alone():
+        # A pruning that was killed may have given names, and not have come to syncing them.
+        durable.fs.sync_directory(bank.path)
         plan, pruned = _planned(bank, words, names)
         if names:  # first: features that nothing names can be pruned later
             bank.revise(lambda index, described: ((), ()), remove=names)

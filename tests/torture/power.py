@@ -872,9 +872,11 @@ def prune_all(bank: Path) -> None:
 
 
 def prune_source(bank: Path) -> None:
-    """Remove one of the sources, unless that was done."""
-    with contextlib.suppress(DataError):
+    """Remove one of the sources, or what is left of it where that was cut short."""
+    try:
         prune(bank, sources="more")
+    except DataError:
+        prune(bank)
 
 
 def as_found(place: Path) -> list[Step]:
