@@ -15,13 +15,17 @@ __all__ = ["packed", "unpacked"]
 Array = npt.NDArray[Any]
 
 _ARRAYS = ("rows", "fold", "y_true", "y_pred", "scores", "probability", "unit", "weight")
-_WORDS = ("head", "best_params", "fold_params", "seconds", "without_duplicates", "notes")
+_WORDS = (
+    *("head", "best_params", "fold_params", "seconds", "without_duplicates", "calibrated"),
+    *("fold_learned", "notes"),
+)
 
 
 def packed(head: HeadResult) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what a result holds as data for JSON, and the arrays of its predictions.
 
-    Of results without calibration, threshold or `show_leak`, and of one label an image.
+    Of results without threshold or `show_leak`, calibrated by default if at all, and of one label
+    an image.
 
     Examples
     --------
@@ -64,6 +68,8 @@ def unpacked(about: Mapping[str, Any], arrays: Mapping[str, Array], *, classes: 
         predictions=told,
         seconds=float(about["seconds"]),
         without_duplicates=None if clean is None else _estimates(clean),
+        calibrated=about.get("calibrated"),
+        fold_learned=tuple(about.get("fold_learned", ())),
         notes=tuple(about["notes"]),
     )
 

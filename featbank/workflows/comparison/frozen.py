@@ -87,7 +87,6 @@ class FrozenRow:
                 cross_validate,
                 room.selection.X,
                 [self.head],
-                calibrate=False,
                 n_jobs=1,
                 progress=lambda done, total: tell(f"fit {done} of {total}"),
                 **self.words.folds,
