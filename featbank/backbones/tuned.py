@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featbank.backbones.preprocess import FITS, INTERPOLATIONS
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
+from featbank.backbones.trained_on import TrainedOn
 from featbank.backbones.weights import State, fill
 from featbank.errors import BackboneError
 from featbank.regular import open_regular
@@ -31,11 +32,13 @@ __all__ = [
     "TunedWeights",
     "describe_weights",
     "digest_tuned",
+    "trained_on",
 ]
 
 KEY = "featbank"
 _WRAPPED = "network."
-FORMAT = 1
+FORMAT = 2
+"""Files of format 1 do not say which images they were trained on."""
 MAX_HEADER = 1 << 26
 MAX_SIDE = 4096
 
@@ -57,6 +60,7 @@ class TunedWeights:
         The description without its digest.
     digest : str or None
         What `digest_tuned` gave when the file was written.
+    trained_on : TrainedOn
     """
 
     path: str
@@ -66,6 +70,7 @@ class TunedWeights:
     head: str
     text: str = ""
     digest: str | None = None
+    trained_on: TrainedOn = field(default_factory=lambda: TrainedOn(None))
 
     def check(self, model: str, source: str) -> None:
         """Refuse another backbone than the file is of.
@@ -164,6 +169,7 @@ def describe_weights(path: str | os.PathLike[str]) -> TunedWeights | None:
                 head=_text(described["head"]["path"]),
                 text=canonical_json(described),
                 digest=digest,
+                trained_on=trained_on(described).named(where),
             )
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BackboneError(
@@ -174,6 +180,18 @@ def describe_weights(path: str | os.PathLike[str]) -> TunedWeights | None:
         f"{where} was written in a later format ({str(version)[:20]}) than this featbank reads "
         f"({FORMAT}); install a later one."
     )
+
+
+def trained_on(described: Mapping[str, Any]) -> TrainedOn:
+    """Return the training images that a description names.
+
+    Raises
+    ------
+    LookupError, TypeError, ValueError
+    """
+    if described["format"] < 2:
+        return TrainedOn(None)
+    return TrainedOn.from_dict(described["trained_on"])
 
 
 def digest_tuned(text: str, state: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from featbank import durable, hdf5
 from featbank.backbones.memo import cache_dir
 from featbank.backbones.recipe import Column, Recipe
+from featbank.backbones.trained_on import TrainedOn
 from featbank.bank import packed
 from featbank.bank.catalogue import LEAST, read_catalogue, worth_writing, write_catalogue
 from featbank.bank.documents import checked_sources, read_document, write_document
@@ -27,6 +28,8 @@ from featbank.bank.recipes import (
     recipe_document,
     shard_folders,
     shard_paths,
+    trained_on_document,
+    write_trained_on,
 )
 from featbank.bank.rows import Rows
 from featbank.bank.selection import (
@@ -499,8 +502,16 @@ class Bank:
 
     # What is written
 
-    def register(self, recipe: Recipe, provenance: Mapping[str, Any]) -> str:
-        """Make the folder of a recipe, if it is missing; return its path."""
+    def register(
+        self,
+        recipe: Recipe,
+        provenance: Mapping[str, Any],
+        trained_on: TrainedOn | None = None,
+    ) -> str:
+        """Make the folder of a recipe, if it is missing; return its path.
+
+        What the weights were trained on is added, if the bank doesn't know it.
+        """
         folder = os.path.join(self.path, recipe.slug)
         path = recipe_document(folder)
         if os.path.exists(path):
@@ -508,9 +519,13 @@ class Bank:
             known = known_recipe(folder)
             if known.fingerprint != recipe.fingerprint:
                 raise BankDamaged(f"{path} holds another recipe than its folder's name says.")
+            if trained_on is not None and (known.trained_on is None or not known.trained_on.known):
+                write_trained_on(folder, recipe.fingerprint, trained_on)
             if "request" in known.provenance or "request" not in provenance:
                 return folder  # else it was rebuilt from shards, which don't bring the provenance
         durable.make_directory(folder)
+        if trained_on is not None and not os.path.exists(trained_on_document(folder)):
+            write_trained_on(folder, recipe.fingerprint, trained_on)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         write_recipe_document(folder, recipe, {"created": created, **provenance})
         return folder

@@ -31,6 +31,7 @@ DOCUMENT_VERSION = 1
 _HEAD = b'{\n  "sha256": "'
 _TAIL = b'",\n'
 _MAX_BYTES = 1 << 20
+_LISTS = ("sources.json", "trained-on.json")
 _MAX_LISTED = 1 << 28  # bytes of sources.json: a list of a million images has half of it
 _MAX_NESTED = 10_000  # lists and objects in a document, beyond brackets in names
 _WITHOUT_DIGEST = ("featbank", "format")  # first keys of documents that have none
@@ -65,7 +66,7 @@ def read_document(path: str) -> dict[str, Any]:
     """
     try:
         with open_regular(path, follow=False) as file:
-            most = _MAX_LISTED if os.path.basename(path) == "sources.json" else _MAX_BYTES
+            most = _MAX_LISTED if os.path.basename(path) in _LISTS else _MAX_BYTES
             if os.fstat(file.fileno()).st_size > most:
                 raise BankDamaged(f"{path} is larger than any such document of a bank.")
             text = file.read()

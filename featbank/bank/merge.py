@@ -165,7 +165,7 @@ def _add_rows(target: Bank, other: Bank, known: KnownRecipe) -> Iterator[int]:
     found = other.shards(known.fingerprint)
     if not found:
         return
-    folder = target.register(known.recipe, known.provenance)
+    folder = target.register(known.recipe, known.provenance, known.trained_on)
     there = target.shards(known.fingerprint)
     tables = {column: Rows.of(column, there) for column in columns_in(found)}
 

@@ -5,6 +5,7 @@
     /                                   attributes: description, version
     /images/path, label, split          fixed-length text, one row an indexed image
     /features/<recipe>                  attributes: fingerprint, recipe (JSON)
+    /trained_on/<recipe>                JSON text as bytes; of tuned weights, from version 2 on
     /features/<recipe>/<column>/values          (N, D) features
     /features/<recipe>/<column>/keys            (N, 32) SHA-256 of each image's bytes
     /features/<recipe>/<column>/row_of_image    (images,) row in values, -1: none
@@ -55,7 +56,8 @@ __all__ = [
     "unfinished",
 ]
 
-PACKED_VERSION = 1
+PACKED_VERSION = 2
+"""Written for banks with tuned weights; others are of version 1, which older featbanks read."""
 _BLOCK_ROWS = 4096
 
 
@@ -68,6 +70,7 @@ def pack(bank: Bank, target: str) -> None:
         The disk is full or failed; what stood at `target` stands.
     """
     index = bank.index
+    tuned = {k.slug: k.trained_on for k in bank.recipes if k.trained_on is not None}
     with durable.replacing(target) as spool:
         # HDF5 writes by calling the spool, and an interrupt that falls into such a call leaves it
         # with what it has freed.
@@ -79,7 +82,7 @@ def pack(bank: Bank, target: str) -> None:
                 file,
                 description="featbank packed bank: features of images (CNN codes); "
                 "values[row_of_image[i]] are the features of /images/path[i]",
-                version=PACKED_VERSION,
+                version=PACKED_VERSION if tuned else 1,
             )
             _put_images(file.create_group("images"), index)
             features = file.create_group("features")
@@ -95,6 +98,11 @@ def pack(bank: Bank, target: str) -> None:
                 for column in columns_in(shards):
                     part = group.create_group(column.name)
                     _put_column(part, Rows.of(column, shards), index, give_way)
+            if tuned:
+                group = file.create_group("trained_on")
+                for slug, one in tuned.items():
+                    text = json.dumps(one.to_dict()).encode()
+                    hdf5.put(group, slug, np.frombuffer(text, np.uint8), description="JSON text")
             fill_index(file.create_group("index"), index)
             text = json.dumps({"sources": list(bank.sources.values())}).encode()
             hdf5.put(file, "sources", np.frombuffer(text, np.uint8), description="JSON text")
@@ -175,6 +183,7 @@ def read_recipes(path: str) -> list[dict[str, Any]]:
     """Return the recipes of a packed bank as ``recipe.json`` would say them."""
     with _opened(path) as file:
         found = []
+        tuned = file.get("trained_on", {})
         for name in file["features"]:
             attributes = hdf5.read_attributes(file["features"][name])
             found.append(
@@ -182,6 +191,7 @@ def read_recipes(path: str) -> list[dict[str, Any]]:
                     "fingerprint": attributes["fingerprint"],
                     "recipe": json.loads(attributes["recipe"]),
                     "provenance": json.loads(attributes["provenance"]),
+                    "trained_on": json.loads(tuned[name][:].tobytes()) if name in tuned else None,
                 }
             )
         return found

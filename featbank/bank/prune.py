@@ -7,6 +7,7 @@ readers as after a power loss; it takes as much space as the rows that stay in t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from featbank.bank.recipes import (
     recipe_document,
     shard_folders,
     shard_paths,
+    trained_on_document,
 )
 from featbank.bank.rows import Rows, as_scalars
 from featbank.bank.selection import choose_recipe
@@ -289,6 +291,8 @@ def _carry_out(bank: Bank, plan: _Plan) -> None:
             # A pruning that was cut short may have removed shards, and not have come to syncing.
             for part in shard_folders(folder):
                 durable.fs.sync_directory(part)
+            with contextlib.suppress(FileNotFoundError):
+                durable.fs.unlink(trained_on_document(folder))
             durable.fs.unlink(recipe_document(folder))
             durable.fs.sync_directory(folder)
         _sweep_recipe(folder)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from featbank.backbones.recipe import Recipe
-from featbank.bank.documents import read_document
+from featbank.backbones.trained_on import TrainedOn
+from featbank.bank.documents import DOCUMENT_VERSION, read_document, write_document
 from featbank.errors import BankDamaged
 
 __all__ = [
     "QUARANTINE",
     "KnownRecipe",
     "as_known_recipe",
+    "as_trained_on",
     "known_recipe",
+    "read_trained_on",
     "recipe_document",
     "shard_folders",
     "shard_paths",
+    "trained_on_document",
+    "write_trained_on",
 ]
 
 QUARANTINE = "quarantine"
@@ -38,11 +44,14 @@ class KnownRecipe:
     provenance : dict
         Versions, device, threads, time and the user's words; features do not depend on it beyond
         the tolerance that README states.
+    trained_on : TrainedOn or None
+        Of tuned weights, the images that they were trained on; else None.
     """
 
     recipe: Recipe
     fingerprint: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
 
     @property
     def slug(self) -> str:
@@ -53,6 +62,40 @@ class KnownRecipe:
 def recipe_document(folder: str) -> str:
     """Return the path of the file that describes a recipe."""
     return os.path.join(folder, "recipe.json")
+
+
+def trained_on_document(folder: str) -> str:
+    """Return the path of the file that names the training images of a recipe's weights."""
+    return os.path.join(folder, "trained-on.json")
+
+
+def write_trained_on(folder: str, fingerprint: str, trained_on: TrainedOn) -> None:
+    """Write the training images of a recipe's weights, durably."""
+    content = {"format": DOCUMENT_VERSION, "fingerprint": fingerprint, **trained_on.to_dict()}
+    write_document(trained_on_document(folder), content)
+
+
+def read_trained_on(folder: str) -> TrainedOn | None:
+    """Return the training images of a recipe's weights; None where there is no document of them.
+
+    Raises
+    ------
+    BankDamaged
+        It is not what was written.
+    """
+    path = trained_on_document(folder)
+    try:
+        return as_trained_on(read_document(path), path)
+    except FileNotFoundError:
+        return None
+
+
+def as_trained_on(document: Mapping[str, Any], where: str) -> TrainedOn:
+    """Read what names training images; `where` it stood is for the message."""
+    try:
+        return TrainedOn.from_dict(document)
+    except (LookupError, TypeError, ValueError) as error:
+        raise BankDamaged(f"{where} names no training images: {error}") from error
 
 
 def shard_folders(folder: str) -> list[str]:
@@ -91,6 +134,7 @@ def known_recipe(folder: str) -> KnownRecipe:
     path = recipe_document(folder)
     try:
         known = as_known_recipe(read_document(path), path)
+        known = dataclasses.replace(known, trained_on=read_trained_on(folder))
         if known.slug != os.path.basename(folder):
             raise BankDamaged(
                 f"{path} holds the recipe of {known.slug}; run `featbank repair`, which names the "
@@ -124,6 +168,9 @@ def as_known_recipe(document: Mapping[str, Any], where: str) -> KnownRecipe:
         recipe = Recipe.from_dict(document["recipe"])
         provenance = dict(document.get("provenance", {}))
         known = KnownRecipe(recipe, document["fingerprint"], provenance)
+        if document.get("trained_on") is not None:
+            named = as_trained_on(document["trained_on"], where)
+            known = dataclasses.replace(known, trained_on=named)
         if not isinstance(provenance.get("request", {}), dict):
             raise TypeError("its provenance holds no request")
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -20,13 +20,14 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from featbank import durable, hdf5
+from featbank.backbones.trained_on import TrainedOn
 from featbank.bank.bank import (
     Bank,
     alone,
@@ -40,8 +41,11 @@ from featbank.bank.recipes import (
     QUARANTINE,
     KnownRecipe,
     as_known_recipe,
+    as_trained_on,
     recipe_document,
     shard_paths,
+    trained_on_document,
+    write_trained_on,
 )
 from featbank.bank.shard import check_digest, read_recipe, read_shard
 from featbank.data.digests import learned
@@ -230,6 +234,8 @@ class _Repair:
                 elif path != home:
                     self.set_aside(path)
         homes = {recipe.slug: recipe for recipe in known.values()}
+        for folder in folders:
+            self.mend_trained_on(folder, known)
         for folder in sorted({*folders, *(os.path.join(self.path, slug) for slug in homes)}):
             self.mend_recipe_document(folder, homes.get(os.path.basename(folder)))
 
@@ -250,6 +256,30 @@ class _Repair:
         elif as_known_recipe(read_document(path), path).fingerprint != known.fingerprint:
             self.set_aside(path)
             write_recipe_document(folder, known.recipe, known.provenance)
+
+    def mend_trained_on(self, folder: str, known: Mapping[str, KnownRecipe]) -> None:
+        """Bring what names training images to its recipe; say so where it is lost."""
+        path = trained_on_document(folder)
+        if not os.path.lexists(path):
+            return
+        fingerprint = ""
+        with self.damaged_is_set_aside(path):
+            document = read_document(path)
+            as_trained_on(document, path)
+            fingerprint = str(document.get("fingerprint", ""))
+        if not os.path.lexists(path):
+            here = [one for one in known.values() if one.slug == os.path.basename(folder)]
+            for one in here:
+                write_trained_on(folder, one.fingerprint, TrainedOn(None))
+            self.notes.append(
+                f"{path} named the training images of tuned weights, and is lost: featbank scores "
+                "no head on their features until `featbank extract` with the same file of weights "
+                "has written it again."
+            )
+        elif fingerprint in known and known[fingerprint].slug != os.path.basename(folder):
+            home = trained_on_document(os.path.join(self.path, known[fingerprint].slug))
+            if not os.path.lexists(home):
+                durable.move_file(path, home)
 
     def mend_index(self, bank: Bank) -> str:
         """Mend the index and the sources, each from the other; say what became of the index."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featbank.backbones.recipe import Column, Recipe
+from featbank.backbones.trained_on import TrainedOn
 from featbank.backbones.views import VIEWS, views_named
 from featbank.bank.reading import as_features, dtype_of
 from featbank.bank.recipes import KnownRecipe
@@ -56,6 +57,8 @@ class Selection:
         Other columns of the sources' tables, where they were asked for.
     unreadable : int
         Number of indexed images of the sources that could not be read, and are left out.
+    trained_on : TrainedOn or None
+        Of tuned weights, the images that the network was trained on.
     """
 
     X: Array
@@ -70,6 +73,7 @@ class Selection:
     request: dict[str, Any]
     further: dict[str, list[str | None]] = field(default_factory=dict)
     unreadable: int = 0
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class Located:
             recipe=self.known.recipe,
             columns=tuple(table.column for table in self.tables),
             request=dict(self.known.provenance.get("request", {})),
+            trained_on=self.known.trained_on,
             further={title: words(title) for title in self.also},
             unreadable=sum(int(part.failed.sum()) for part, _ in self.parts),
         )

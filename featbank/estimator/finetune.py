@@ -229,8 +229,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
         FineTuneError
             Settings contradict one another, the network or the data; or the training diverged.
         """
+        from featbank.backbones.trained_on import TrainedOn
         from featbank.finetuning.trainer import train
         from featbank.finetuning.tuned import TunedClassifier
+        from featbank.workflows.seen import trained_on_of
 
         job = self._job(X, y)
         rows, watched = job.held_out()
@@ -269,6 +271,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
                 "parameters": trained.parameters,
                 "history": trained.history,
             },
+            TrainedOn.of(job.digests, trained_on_of(None, job.base)),
         )
         return self
 
@@ -349,7 +352,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):
         settings = settings_for(request, **words, random_state=seed)
         classes, codes = np.unique(labels, return_inverse=True)
         images, digests = _read(inputs, request)
-        return _Job(request, settings, images, codes_of(digests), classes, codes)
+        own = digests if inputs.files else None  # else nobody knows the bytes of files of these
+        return _Job(request, settings, images, codes_of(digests), classes, codes, own)
 
     def _request(self, seed: int) -> Request | ModuleBackbone:
         words = {name: getattr(self, name) for name in _OF_REQUEST}
@@ -380,6 +384,12 @@ class _Job:
     units: Array
     classes: Array
     codes: Array
+    digests: Array | None
+
+    @property
+    def base(self) -> Request | None:
+        """What the training begins with, where words find it."""
+        return self.request if isinstance(self.request, Request) else None
 
     def held_out(self) -> tuple[Array, Array]:
         """Return the rows to learn from, and those to watch."""

@@ -8,6 +8,7 @@ fitted estimator pickles small.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -24,7 +25,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featbank.errors import BackboneError, WeightsMismatch
+from featbank.errors import BackboneError, EvaluationError, WeightsMismatch
 from featbank.heads.registry import head_name, make_head
 from featbank.workflows.headfit import plan_head_fit
 
@@ -264,12 +265,65 @@ class TransferClassifier(ClassifierMixin, _OnImages):
             check_consistent_length(inputs.items, y)
             model = self._open()
             features = self._embed(inputs, model)
+            seen = self._seen(inputs, model)
+            if seen is not None and seen.any():
+                warnings.warn(
+                    f"{int(seen.sum())} of {len(seen)} images were seen by the network of "
+                    f"{self._tuned_file(model)} when it was fine-tuned: `score` leaves such images "
+                    "out, but scores of other functions on them mean nothing.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             self.recipe_ = model.recipe
             self.n_features_in_ = features.shape[1]
         self.best_params_ = planned.run(features, y)
         self.head_ = planned.estimator
         self.classes_ = self.head_.classes_
         return self
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy on `X`, without images that a tuned network was trained on.
+
+        Raises
+        ------
+        EvaluationError
+            The network has seen all of them, or nobody knows which.
+        """
+        check_is_fitted(self)
+        if not self._precomputed():
+            from featbank.workflows.inputs import read_inputs
+
+            inputs = read_inputs(X)
+            check_consistent_length(inputs.items, y)
+            model = self._open()
+            seen = self._seen(inputs, model)
+            if seen is None and model.trained_on is not None:
+                raise EvaluationError(
+                    f"nobody knows which of these images {self._tuned_file(model)} was fine-tuned "
+                    "on; give image files, and a file of weights that this featbank has written."
+                )
+            if seen is not None and seen.any():
+                if seen.all():
+                    raise EvaluationError(
+                        f"all {len(seen)} images were seen by the network of "
+                        f"{self._tuned_file(model)} when it was fine-tuned; score on others."
+                    )
+                kept = np.flatnonzero(~seen)
+                X, y = [inputs.items[row] for row in kept.tolist()], np.asarray(y)[kept]
+                if sample_weight is not None:
+                    sample_weight = np.asarray(sample_weight)[kept]
+        return float(super().score(X, y, sample_weight))
+
+    def _seen(self, inputs: Inputs, model: Model) -> Array | None:
+        """Return which images a tuned network was trained on; None where it can't be told."""
+        if model.trained_on is None or not model.trained_on.known or not inputs.files:
+            return None
+        from featbank.workflows.seen import digests_of
+
+        return model.trained_on.has(digests_of(list(inputs.items)))
+
+    def _tuned_file(self, model: Model) -> str:
+        return model.trained_on.file if model.trained_on else ""
 
     def predict(self, X: Any) -> Array:
         """Return the class of each image, shape (n_samples,)."""

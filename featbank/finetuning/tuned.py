@@ -26,7 +26,15 @@ import numpy.typing as npt
 
 from featbank.backbones.recipe import Preprocess, Recipe, canonical_json
 from featbank.backbones.request import Request
-from featbank.backbones.tuned import FORMAT, KEY, MAX_HEADER, MAX_SIDE, digest_tuned
+from featbank.backbones.trained_on import TrainedOn
+from featbank.backbones.tuned import (
+    FORMAT,
+    KEY,
+    MAX_HEADER,
+    MAX_SIDE,
+    digest_tuned,
+    trained_on,
+)
 from featbank.classifier import Prediction
 from featbank.durable import write_file
 from featbank.errors import ClassifierError, FeatbankError
@@ -71,6 +79,8 @@ class TunedClassifier:
         All parameters and buffers, by their names in the network.
     provenance : dict
         Plain data: when it was made, scores, history.
+    trained_on : TrainedOn
+        The images that it was trained and chosen on.
 
     Examples
     --------
@@ -87,6 +97,7 @@ class TunedClassifier:
     head_path: str
     state: Mapping[str, Array] = field(repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    trained_on: TrainedOn = field(default_factory=lambda: TrainedOn(None), repr=False)
     _network: TunableNetwork | None = field(default=None, init=False, repr=False)
 
     notes: ClassVar[tuple[str, ...]] = ()
@@ -100,6 +111,7 @@ class TunedClassifier:
         classes: Sequence[str],
         settings: FineTuneSettings,
         provenance: Mapping[str, Any] | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> TunedClassifier:
         """Take a trained network's state as it is now."""
         state = {
@@ -115,6 +127,7 @@ class TunedClassifier:
             network.head_path,
             state,
             dict(provenance or {}),
+            trained_on or TrainedOn(None),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -203,6 +216,7 @@ class TunedClassifier:
             "recipe": self.recipe.to_dict(),
             "request": self.request.to_dict(),
             "provenance": self.provenance,
+            "trained_on": self.trained_on.named(path).to_dict(),
             "versions": {"featbank": featbank.__version__},
         }
         described["digest"] = digest_tuned(canonical_json(described), self.state)
@@ -248,6 +262,7 @@ class TunedClassifier:
                 head_path=str(described["head"]["path"]),
                 state=state,
                 provenance=dict(described["provenance"]),
+                trained_on=trained_on(described).named(where),
             )
         except ClassifierError:
             raise

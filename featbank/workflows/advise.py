@@ -110,6 +110,7 @@ def advise(
             group=group,
             metric_weight=metric_weight,
             keep_copies=keep_copies,
+            trained_on=blocks.trained_on,
         )
         options: dict[str, Any] = {
             "tune": tune,

@@ -23,6 +23,7 @@ from featbank.workflows.comparison.trained import TrainedRow
 from featbank.workflows.comparison.words import RowWords
 from featbank.workflows.layers import names_of
 from featbank.workflows.rows import layer_words
+from featbank.workflows.seen import trained_on_of
 
 if TYPE_CHECKING:
     from featbank.evaluation.compared import ComparisonResult
@@ -154,6 +155,13 @@ def compare(
         workers=workers,
         max_seconds=max_seconds,
     )
+    tuned = [
+        *(trained_on_of(one.trained_on, one.provenance.get("request")) for one in known),
+        *(trained_on_of(None, row.request) for row in trained),
+    ]
+    words = dataclasses.replace(words, trained_on=tuple(tuned))
+    frozen = [dataclasses.replace(row, words=words) for row in frozen]
+    trained = [dataclasses.replace(row, words=words) for row in trained]
     rows = _unique([*frozen, *trained])
     if not rows:
         raise EvaluationError("there is nothing to compare; name heads, finetune or scratch.")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from featbank import durable
 from featbank.backbones.recipe import Column, Recipe
+from featbank.backbones.trained_on import TrainedOn
 from featbank.bank import packed
 from featbank.bank.bank import Bank
 from featbank.bank.layered import check_target, extending
@@ -208,12 +209,12 @@ class _PackedStore(BankStore):
         return super().rows(column) if self._there else Rows.of(column, ())
 
     @contextmanager
-    def adding(self, origin: dict[str, Any]) -> Iterator[None]:
+    def adding(self, origin: dict[str, Any], trained_on: TrainedOn | None) -> Iterator[None]:
         """Take features meanwhile, and pack them at the end."""
         with ExitStack() as held:
             with writing():
                 self.bank = held.enter_context(extending(self._path))
-                self.bank.register(self.recipe, origin)
+                self.bank.register(self.recipe, origin, trained_on)
             self._there = True
             yield
             with writing():
@@ -241,11 +242,11 @@ def _opened(
     elif packed.names_file(bank):
         check_target(bank)
         store = _PackedStore(bank, model.recipe)
-        yield store, store.adding(provenance(model, settings))
+        yield store, store.adding(provenance(model, settings), model.trained_on)
     else:
         target = Bank.create(bank)
         with target.using():
-            folder = target.register(model.recipe, provenance(model, settings))
+            folder = target.register(model.recipe, provenance(model, settings), model.trained_on)
             yield BankStore(target, model.recipe), durable.lock(os.path.join(folder, ".lock"))
 
 

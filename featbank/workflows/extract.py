@@ -22,6 +22,7 @@ from featbank.backbones.device import check_device, likely_device
 from featbank.backbones.layers import PENULTIMATE
 from featbank.backbones.recipe import Column, Preprocess, Recipe
 from featbank.backbones.request import Request
+from featbank.backbones.trained_on import TrainedOn
 from featbank.backbones.views import check_square, views_named
 from featbank.bank import packed
 from featbank.bank.bank import Bank
@@ -50,6 +51,7 @@ from featbank.workflows.moves import (
     note_on_missing,
     with_new_place,
 )
+from featbank.workflows.seen import trained_on_of
 from featbank.workflows.survey import Surveyed, decode_cause, name_sources, open_sources_of, survey
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class Model:
     policy : DecodePolicy
     preprocess : Preprocess or None
         None where a transform of the caller's prepares the images.
+    trained_on : TrainedOn or None
+        Of tuned weights, the images that they were trained on.
     """
 
     recipe: Recipe | None
@@ -92,6 +96,7 @@ class Model:
     request: dict[str, Any]
     policy: DecodePolicy
     preprocess: Preprocess | None
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ def open_model(model: str | Request | ModuleBackbone, **words: Any) -> Model:
             {**model.to_dict(), "runtime": recipe.runtime or "auto"},
             model.decode,
             recipe.preprocess,
+            trained_on_of(None, model),
         )
     from featbank.backbones.module import ModuleBackbone
     from featbank.extraction.loader import ModuleLoader
@@ -617,7 +623,7 @@ def _carry_out(
         save()  # names and labels hold whatever happens to the features
         if paths:
             with writing():
-                target.register(recipe, provenance(model, settings))
+                target.register(recipe, provenance(model, settings), model.trained_on)
             startup = time.monotonic() - began
             try:
                 times = run(
@@ -638,6 +644,8 @@ def _carry_out(
         else:
             with writing():  # what is reused must be as lasting as what is computed
                 target.settle(recipe)
+                if model.trained_on is not None:  # a bank of an older featbank doesn't have it
+                    target.register(recipe, provenance(model, settings), model.trained_on)
     except KeyboardInterrupt as interrupt:  # wherever it fell
         with held_back():
             save_if_possible()

@@ -271,6 +271,7 @@ def finetune(
         group=group,
         metric_weight=metric_weight,
         keep_copies=keep_copies,
+        scored=True,
         settings=settings,
         device=device,
         workers=workers,
@@ -374,6 +375,7 @@ def find_learning_rate(
         group=group,
         metric_weight=None,
         keep_copies=keep_copies,
+        scored=False,
         settings=settings,
         device=device,
         workers=workers,
@@ -426,6 +428,7 @@ def _prepared(
     group: str | None,
     metric_weight: str | None,
     keep_copies: bool,
+    scored: bool,
     settings: FineTuneSettings | None,
     device: str,
     workers: int | None,
@@ -502,6 +505,7 @@ def _prepared(
         group=group,
         metric_weight=metric_weight,
         keep_copies=keep_copies,
+        trained_on=None if scored else (),
         **told,
     )
     return rows, trainer, notes
@@ -539,7 +543,9 @@ def _request(
 
 
 def _save(scores: Scores, evaluation: EvaluationResult, trainer: Trainer, target: str) -> None:
+    from featbank.backbones.trained_on import TrainedOn
     from featbank.finetuning.tuned import TunedClassifier
+    from featbank.workflows.seen import trained_on_of
 
     assert scores.final is not None
     training = scores.final.training
@@ -551,7 +557,7 @@ def _save(scores: Scores, evaluation: EvaluationResult, trainer: Trainer, target
         trainer.settings,
         {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "images": scores.final.images,
+            "images": len(scores.final.digests),
             "protocol": evaluation.protocol,
             "scores": {name: estimate.to_dict() for name, estimate in head.metrics.items()},
             "trainable": training.trainable,
@@ -559,6 +565,7 @@ def _save(scores: Scores, evaluation: EvaluationResult, trainer: Trainer, target
             "best_epoch": training.best_epoch,
             "history": list(training.history),
         },
+        TrainedOn.of(scores.final.digests, trained_on_of(None, trainer.request)),
     ).save(target)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy.typing as npt
 
 from featbank.backbones.recipe import Column
+from featbank.backbones.trained_on import TrainedOn
 from featbank.bank.bank import Bank
 from featbank.bank.recipes import KnownRecipe
 from featbank.bank.selection import Located, choose_columns, choose_recipe
 from featbank.errors import EvaluationError
+from featbank.workflows.seen import trained_on_of
 
 __all__ = ["LocatedLayers", "as_they_are", "layers_to_choose", "names_of"]
 
@@ -22,6 +24,14 @@ class LocatedLayers(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(self, located: dict[str, Located]) -> None:
         self.located = located
+
+    @property
+    def trained_on(self) -> list[TrainedOn | None]:
+        """The training images of each network that the features are of."""
+        known = {one.known.fingerprint: one.known for one in self.located.values()}
+        return [
+            trained_on_of(one.trained_on, one.provenance.get("request")) for one in known.values()
+        ]
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self.located[name].read(slice(None))

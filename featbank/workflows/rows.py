@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from featbank.backbones.trained_on import TrainedOn
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.data.splits import SplitSpec
@@ -21,6 +22,7 @@ from featbank.workflows.labels import (
     label_column,
     label_title,
 )
+from featbank.workflows.seen import trained_on_of, unseen
 from featbank.workflows.splits import chosen_splits
 from featbank.workflows.views import checked_combination
 
@@ -246,6 +248,7 @@ def chosen_rows(
     group: str | None = None,
     metric_weight: str | None = None,
     keep_copies: bool = False,
+    trained_on: Sequence[TrainedOn | None] | None = None,
 ) -> ChosenRows:
     """Choose labels and splits for images of a bank.
 
@@ -261,6 +264,8 @@ def chosen_rows(
         As in `featbank.fit`.
     keep_copies
         As in `featbank.fit`.
+    trained_on : sequence of TrainedOn or None, optional
+        Of each network whose features are scored; by default the selection's own.
 
     Returns
     -------
@@ -270,7 +275,8 @@ def chosen_rows(
     Raises
     ------
     DataError, EvaluationError
-        The labels can't be read as classes, or the splits can't be had.
+        The labels can't be read as classes, the splits can't be had, or the network has seen too
+        many images.
     """
     separator = SEPARATOR if multilabel is True else multilabel or None
     stays = np.ones(len(selection.paths), np.bool_)
@@ -314,12 +320,19 @@ def chosen_rows(
         bank=bank,
         title=label_title(column, positive, separator, group),
     )
+    if trained_on is None:
+        trained_on = [trained_on_of(selection.trained_on, selection.request)]
+    own = split is None and splits is not None  # splits as given tear groups apart at will
+    bound = None if own else groups
+    kept, told = unseen(trained_on, selection.digests, found.y, splits=splits, groups=bound)
+    if kept is not None:
+        weights = (kept if weights is None else np.array(weights) * kept).astype(float).tolist()
     return ChosenRows(
         selection,
         found.y,
         splits,
         groups,
-        (*_note_on_unreadable(selection.unreadable), *found.notes, *notes),
+        (*_note_on_unreadable(selection.unreadable), *found.notes, *notes, *told),
         weights,
         metric_weight,
         keep_copies=keep_copies,

@@ -107,6 +107,7 @@ def select(
             group=group,
             metric_weight=metric_weight,
             keep_copies=keep_copies,
+            trained_on=blocks.trained_on,
         )
         joins = [
             list(blocks) if one == "all" else one

@@ -198,14 +198,14 @@ class Final:
         How it went.
     classes : tuple of str
         In the order of its outputs.
-    images : int
-        That it was trained on, and watched by.
+    digests : ndarray of shape (n, 32), uint8
+        Of the images that it was trained on, and watched by.
     """
 
     trained: Trained
     training: Training
     classes: tuple[str, ...]
-    images: int
+    digests: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -491,7 +491,8 @@ class _Run:
             self.trainings.append(training)
         present, _ = _compact(data, part)
         classes = tuple(str(data.classes[code]) for code in present)
-        self.final = Final(trained, training, classes, len(part.train))
+        digests = self.rows.selection.digests[data.rows[part.train]]
+        self.final = Final(trained, training, classes, digests)
 
     def _train(
         self, data: Inputs, part: Part, title: str, kept: Checkpoints | None

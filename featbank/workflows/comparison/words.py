@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featbank.backbones.trained_on import TrainedOn
 from featbank.bank.bank import Bank
 from featbank.bank.selection import Selection
 from featbank.workflows.labels import label_column
@@ -30,6 +31,9 @@ class RowWords:
     source, label, positive, classes, exclude, split, keep_copies, group, metric_weight
         As in `featbank.fit`.
     cv, repeats, random_state
+        As there.
+    trained_on : tuple of TrainedOn or None
+        Of the networks of all rows.
         As in `featbank.fit`.
     """
 
@@ -46,6 +50,7 @@ class RowWords:
     cv: int | float | None = None
     repeats: int = 1
     random_state: int = 0
+    trained_on: tuple[TrainedOn | None, ...] = ()
 
     @property
     def column(self) -> str | None:
@@ -71,6 +76,7 @@ class RowWords:
             group=self.group,
             metric_weight=self.metric_weight,
             keep_copies=self.keep_copies,
+            trained_on=self.trained_on,
         )
 
     @property
