@@ -410,7 +410,8 @@ def score(
     joined = {key: sum(single[b] for b in found) / len(found) for key, found in sets.items()}
     kind = StratifiedGroupKFold if modules else StratifiedKFold
     inner = kind(INNER, shuffle=True, random_state=seed)
-    folds = list(inner.split(train, cells.strata[train], cells.module[train]))
+    bound = (cells.module[train],) if modules else ()
+    folds = list(inner.split(train, cells.strata[train], *bound))
     within = {key: D[train] for key, D in joined.items()}
     key, best, inside = choose(within, y[train], weight[train], folds)
     kernel = np.exp(-best["gamma"] * joined[key])

@@ -57,7 +57,9 @@ __all__ = [
 ]
 
 PACKED_VERSION = 2
-"""Written for banks with tuned weights; others are of version 1, which older featbanks read."""
+"""Of banks with features of tuned weights."""
+UNTUNED_VERSION = 1
+"""Of other banks, so that older featbanks read them; it is read like `PACKED_VERSION`."""
 _BLOCK_ROWS = 4096
 
 
@@ -82,7 +84,7 @@ def pack(bank: Bank, target: str) -> None:
                 file,
                 description="featbank packed bank: features of images (CNN codes); "
                 "values[row_of_image[i]] are the features of /images/path[i]",
-                version=PACKED_VERSION if tuned else 1,
+                version=PACKED_VERSION if tuned else UNTUNED_VERSION,
             )
             _put_images(file.create_group("images"), index)
             features = file.create_group("features")

@@ -205,7 +205,7 @@ def test_weights_of_another_sources_namesake_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        ({"format": 2}, r"later format \(2\)"),
+        ({"format": 3}, r"later format \(3\)"),
         ({"format": "x"}, "later format"),
         ({"head": None}, "can't be read"),
         ({"head": {"path": 3}}, "'3' is no name"),

@@ -149,7 +149,7 @@ def test_an_empty_bank_can_be_packed(tmp_path):
 
 def test_a_packed_bank_of_a_later_version_is_refused(tmp_path, monkeypatch):
     bank = filled(tmp_path / "bank")
-    monkeypatch.setattr(packed, "PACKED_VERSION", 2)
+    monkeypatch.setattr(packed, "UNTUNED_VERSION", packed.PACKED_VERSION + 1)
     path = compact(bank)
     monkeypatch.undo()
     with pytest.raises(BankVersionError, match="install a newer"):

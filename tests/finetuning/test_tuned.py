@@ -191,7 +191,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_set("format", to=2), "in a later format"),
+        (_set("format", to=3), "in a later format"),
         (_set("classes", to=["a", 1, "b"]), "garbles classes"),
         (_set("classes", to=["a", "a", "b"]), "is refused"),
         (_set("classes", to=["a", "b"]), "do not fit squeezenet1_1"),
