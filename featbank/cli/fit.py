@@ -8,12 +8,12 @@ import click
 
 from featbank.cli.options import (
     bank_option,
+    cheap_folds_options,
     class_weight_of,
     columns_of,
     combined_options,
     features_options,
     fits_options,
-    folds_options,
     heads_option,
     json_option,
     label_options,
@@ -64,7 +64,7 @@ from featbank.cli.sections import Sectioned
     help='Images have several labels, with this sign between; ";" if none is named.',
 )
 @rows_options
-@folds_options
+@cheap_folds_options
 @click.option(
     "--tune/--no-tune", default=True, show_default=True, help="Choose settings inside each fold."
 )

@@ -223,13 +223,15 @@ rows_options = together(
     ),
 )
 
+_cv_option = click.option(
+    "--cv",
+    type=float,
+    metavar="K",
+    help="Folds (5), or below 1 the share held out in each repeat.",
+)
+
 folds_options = together(
-    click.option(
-        "--cv",
-        type=float,
-        metavar="K",
-        help="Folds (5), or below 1 the share held out in each repeat.",
-    ),
+    _cv_option,
     click.option(
         "--repeats",
         type=int,
@@ -237,6 +239,16 @@ folds_options = together(
         default=1,
         show_default=True,
         help="Times folds are redrawn.",
+    ),
+)
+
+cheap_folds_options = together(
+    _cv_option,
+    click.option(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="Times folds are redrawn.  [default: 5 if fitting is cheap, else 1]",
     ),
 )
 

@@ -28,6 +28,15 @@ __all__ = ["check_plain", "cross_validate", "notes_on", "prepared"]
 
 Array = npt.NDArray[Any]
 
+REPEATS = 5
+CHEAP = ("logreg", "linear-svm", "svm", "ridge", "knn", "centroid")
+"""Heads whose folds are drawn five times where nobody says; the time of lda grows with the square
+of the columns."""
+
+CHEAP_NUMBERS = 1_000_000
+"""Numbers in the features, times heads, up to which this takes seconds; with more images repeats
+make less of a difference."""
+
 
 def cross_validate(
     X: Any,
@@ -36,7 +45,7 @@ def cross_validate(
     *,
     classes: Sequence[str] | None = None,
     cv: int | float | None = None,
-    repeats: int = 1,
+    repeats: int | None = 1,
     splits: Any = None,
     groups: Any = None,
     digests: Any = None,
@@ -76,8 +85,10 @@ def cross_validate(
     cv : int or float, optional
         Number of stratified folds (5; fewer where a class is smaller), or the share of each class
         that is held out in each repeat.
-    repeats : int, default=1
-        Times that the folds are drawn anew.
+    repeats : int or None, default=1
+        Times that the folds are drawn anew. None is 5 where that is cheap, else 1: no `cv` or
+        `splits` are given, all heads are built-in ones other than mlp and lda, and features times
+        heads are at most a million numbers. `featbank.fit` has None as its default.
     splits : sequence of {"train", "valid", "test", "fold<i>", None}, optional
         Given splits, which stand as they are. With train, valid and test, hyper-parameters are
         chosen on valid, the head is fitted on both and scored once on test. With train and one
@@ -144,8 +155,11 @@ def cross_validate(
 
     Notes
     -----
-    Intervals are of 95 %: over folds and repeats `featbank.evaluation.intervals.corrected_t`, for a
-    single scored part `featbank.evaluation.intervals.bootstrap`.
+    Intervals are of 95 %, over images or the groups that they belong to, by one method for folds,
+    repeats and test sets: see `featbank.evaluation.intervals.Effects`. Repeats spare the heads the
+    luck of one draw of folds; without them the interval is 1.2 times as wide. Differences of heads:
+    see `featbank.evaluation.comparison.differences` and `adjusted` beside it. The best head's
+    score, corrected for having been chosen: see `featbank.evaluation.choice.choose`.
 
     With several labels a row each label has a classifier against the rest, folds are stratified by
     label, settings are chosen by mAP (or by the mean of another `scoring` over labels), and the
@@ -185,13 +199,15 @@ def cross_validate(
             head,
             classes=classes,
             cv=cv,
-            repeats=repeats,
+            repeats=repeats or 1,
             n_jobs=n_jobs,
             progress=progress,
             show_leak=show_leak,
             **options,
         )
     data, found, weights = prepared(X, y, head, device=device, **options)
+    if repeats is None:
+        repeats = _cheap_repeats(data, found) if cv is None else 1
     made = plan(data, cv=cv, repeats=repeats, seed=random_state)
     naive: tuple[Part, ...] = ()
     told = ""
@@ -229,6 +245,16 @@ def cross_validate(
         repeats=repeats,
         seed=random_state,
     )
+
+
+def _cheap_repeats(data: Inputs, found: Sequence[Candidate]) -> int:
+    """Return how often five folds are drawn where nobody says, decided by the input alone."""
+    reserved = data.splits is not None and set(data.splits) - {"train", None}
+    plain = all(isinstance(c.head, str) and c.head in CHEAP and c.device is None for c in found)
+    features: Any = data.X
+    if reserved or not plain or isinstance(features, Blocks):
+        return 1
+    return REPEATS if data.X.shape[0] * data.X.shape[1] * len(found) <= CHEAP_NUMBERS else 1
 
 
 def check_plain(X: Any, device: str | None) -> None:

@@ -167,7 +167,9 @@ def _classes(result: EvaluationResult, head: HeadResult) -> str:
         told = head.predictions
         prevalence = told.weights @ told.y_true / told.weights.sum()
         columns = {"AP": figures.average_precision, "prevalence": prevalence, **columns}
-    rows = [[head.head, *columns, "weight" if result.metric_weight else "images"]]
+    # With repeats each image was predicted in every one.
+    counts = "images" if result.repeats == 1 else "predictions"
+    rows = [[head.head, *columns, "weight" if result.metric_weight else counts]]
     for c, name in enumerate(result.classes):
         ratios = ["-" if np.isnan(v[c]) else f"{v[c]:.3f}" for v in columns.values()]
         rows.append([name, *ratios, _count(figures.support[c])])

@@ -53,7 +53,7 @@ def fit(
     group: str | None = None,
     keep_copies: bool = False,
     cv: int | float | None = None,
-    repeats: int = 1,
+    repeats: int | None = None,
     tune: bool = True,
     params: Mapping[str, Any] | None = None,
     class_weight: Any = None,

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import t
 from sklearn.metrics import accuracy_score, f1_score
 
+from featbank import make_head
 from featbank.errors import EvaluationError
 from featbank.evaluation import cross_validate, fit_final, near_duplicates
 from featbank.evaluation.choice import choose
@@ -354,3 +355,28 @@ def test_few_groups_are_noted():
     assert any("12 groups" in note for note in result.notes)
     many = cross_validate(NOISE, COINS, "centroid", groups=np.arange(100) // 2, **UNTUNED)
     assert not any("groups" in note for note in many.notes)
+
+
+@pytest.mark.parametrize(
+    ("heads", "options", "repeats"),
+    [
+        (["ridge"], {}, 5),
+        (["ridge", "centroid"], {}, 5),
+        (["ridge"], {"cv": 5}, 1),
+        (["ridge"], {"splits": SPLITS}, 1),
+        (["ridge", "lda"], {}, 1),
+        ([make_head("ridge")], {}, 1),
+    ],
+)
+def test_folds_are_drawn_five_times_where_nobody_says_and_that_is_cheap(heads, options, repeats):
+    result = cross_validate(NOISE, COINS, heads, repeats=None, **options, **UNTUNED)
+    assert result.repeats == repeats
+    assert result.folds == (1 if "splits" in options else 5 * repeats)
+    assert ("folds are drawn once" in result.table()) == (result.folds == 5)
+
+
+def test_many_numbers_are_not_cheap(monkeypatch):
+    monkeypatch.setattr("featbank.evaluation.crossval.CHEAP_NUMBERS", NOISE.size)
+    assert cross_validate(NOISE, COINS, "centroid", repeats=None, **UNTUNED).repeats == 5
+    two = cross_validate(NOISE, COINS, ["centroid", "ridge"], repeats=None, **UNTUNED)
+    assert two.repeats == 1
