@@ -199,7 +199,7 @@ def cross_validate(
             head,
             classes=classes,
             cv=cv,
-            repeats=repeats or 1,
+            repeats=1 if repeats is None else repeats,
             n_jobs=n_jobs,
             progress=progress,
             show_leak=show_leak,

@@ -213,7 +213,7 @@ def fit(
         rows.check(
             [seeing(one, seen.views, combine) for one in heads],
             cv=cv,
-            repeats=repeats,
+            repeats=1 if repeats is None else repeats,
             **options,
         )
         options["sample_weight"] = None

@@ -50,7 +50,7 @@ def test_from_a_mixed_folder_to_a_table_of_predictions(tmp_path: Path) -> None:
     assert error["path"] == str(tmp_path / "data" / "b" / "corrupt.jpg")
 
     fitted = shell("fit", "--head", "svm", cwd=tmp_path)
-    assert "stratified 5-fold cross-validation: 22 images, 3 classes" in fitted.out
+    assert "stratified 5-fold cross-validation, 5 repeats: 21 images, 3 classes" in fitted.out
     assert "saved ./svm.skops" in fitted.out
 
     make_images(tmp_path / "NEW", 3, seed=1)
