@@ -7,10 +7,13 @@ fitted estimator pickles small.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +30,7 @@ from sklearn.utils.validation import (
 
 from featbank.errors import BackboneError, EvaluationError, WeightsMismatch
 from featbank.heads.registry import head_name, make_head
+from featbank.heads.weights import takes_weights
 from featbank.workflows.headfit import plan_head_fit
 
 if TYPE_CHECKING:
@@ -58,6 +62,32 @@ def _if_head_has(method: str) -> Callable[[_Method], _Method]:
 
     decorator: Callable[[_Method], _Method] = available_if(check)
     return decorator
+
+
+class _WeightsIfTaken:
+    """A `fit` that shows `sample_weight` in its signature only where the head takes weights.
+
+    scikit-learn's meta-estimators look at the signature (`has_fit_parameter`): bagging draws rows
+    where there are no weights to give, and calibration leaves weights out.
+    """
+
+    def __init__(self, fit: Callable[..., Any]) -> None:
+        self._fit = fit
+        self._without = functools.wraps(fit)(lambda *args, **words: fit(*args, **words))
+        signature = inspect.signature(fit)
+        kept = [p for name, p in signature.parameters.items() if name != "sample_weight"]
+        self._without.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+
+    def __get__(self, classifier: Any, owner: type | None = None) -> Any:
+        """Return the method of an instance; of the class, the function with all parameters."""
+        if classifier is None:
+            return self._fit
+        taken = takes_weights(classifier.head)
+        return MethodType(self._fit if taken else self._without, classifier)
+
+
+def _weights_if_taken(fit: _Method) -> _Method:
+    return cast("_Method", _WeightsIfTaken(fit))
 
 
 class _OnImages(BaseEstimator):
@@ -137,7 +167,8 @@ class TransferClassifier(ClassifierMixin, _OnImages):
         ``head__svc__C`` are open to a grid search.
     tune : bool, default=False
         Choose the parameters of a named head by cross-validation on the rows of the fit, from the
-        head's grid, before it is fitted. Rows of equal features stay together.
+        head's grid, before it is fitted. Rows of equal features, and of one group (`groups` of
+        `fit`), stay together.
     bank : path or Bank, optional
         Where features are looked up and kept; by default the ``features`` folder of featbank's
         cache directory (``$FEATBANK_CACHE``, else ``~/.cache/featbank``).
@@ -222,7 +253,8 @@ class TransferClassifier(ClassifierMixin, _OnImages):
         self.batch_size = batch_size
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    @_weights_if_taken
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Embed the images that no bank row is there for, and fit the head.
 
         Parameters
@@ -232,7 +264,12 @@ class TransferClassifier(ClassifierMixin, _OnImages):
         y : array-like of shape (n_samples,)
             Classes.
         sample_weight : array-like of shape (n_samples,), optional
-            Handed to every step of the head that takes it.
+            Passed to every step of the head that takes it. Heads without weights (knn, lda,
+            centroid) refuse it, and their `fit` has no such parameter in its signature.
+        groups : array-like of shape (n_samples,), optional
+            Patient, video, session, ...: the folds of `tune` keep the rows of a group together;
+            None binds a row to no other. In a search of scikit-learn's, enable metadata routing
+            and call ``set_fit_request(groups=True)``.
 
         Returns
         -------
@@ -250,7 +287,11 @@ class TransferClassifier(ClassifierMixin, _OnImages):
             The head is unknown, takes no weights, or has no grid for `tune`.
         """
         planned = plan_head_fit(
-            self.head, tune=self.tune, sample_weight=sample_weight, seed=self._seed()
+            self.head,
+            tune=self.tune,
+            sample_weight=sample_weight,
+            groups=groups,
+            seed=self._seed(),
         )
         if self._precomputed():
             features, y = validate_data(self, X, y)

@@ -19,6 +19,7 @@ from featbank.finetuning.images import Images
 from featbank.finetuning.network import TunableNetwork
 from featbank.finetuning.prediction import evaluate
 from featbank.finetuning.settings import FineTuneSettings
+from featbank.heads.fits import fit_head
 from featbank.heads.registry import grid, make_head
 
 __all__ = ["fold_scaling", "probe", "start_from_probe"]
@@ -110,7 +111,7 @@ def start_from_probe(
         fold = deal(codes, units, k, np.random.default_rng(seed))
         inner = tuple((np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(k))
         head.set_params(**choose(head, grid("logreg"), X, y, inner))
-    head.fit(X, y)
+    fit_head(head, X, y)
     weight, bias = fold_scaling(head, network.n_classes)
     with torch.no_grad():
         layer = network.head

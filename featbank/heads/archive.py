@@ -33,6 +33,7 @@ __all__ = ["TRUSTED_TYPES", "check_end", "dump_head", "load_head"]
 
 TRUSTED_TYPES = (
     "featbank.heads.adjusted.AdjustedHead",
+    "featbank.heads.centroid.NearestCentroid",
     "featbank.heads.mlp.MLPHead",
     "featbank.heads.multilabel.OneVsRestHead",
     "featbank.heads.views.ViewsHead",

@@ -16,7 +16,9 @@ cheap:
 - *Ascending values of C.* Each starts on the line through the solutions of the two before: where
   classes can be parted, weights grow in nearly one direction.
 
-The solution is as near as `TOLERANCE` asks: the Newton decrement (half the squared gradient in the
+All is computed in float32, or in float64 where the features are. The solution is as near as
+`TOLERANCE` asks, when C is chosen and when the chosen head is fitted (`fit_linear` in
+`featbank.heads.paths`): the Newton decrement (half the squared gradient in the
 norm of the inverse Hessian), which estimates how far the objective is above its minimum.
 
 References
@@ -50,9 +52,10 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Float32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
+"""float32, or float64 where the features are."""
 
-TOLERANCE = 5e-6
+TOLERANCE = 1e-8
 """Of the objective, in units of scikit-learn's scaled one: mean loss plus penalty over n C."""
 
 MOST_ITERATIONS = 500
@@ -61,7 +64,7 @@ _DIRECTIONS = 256  # eigenvectors in the preconditioner; all others share one ei
 _MEMORY = 10  # of L-BFGS
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises
 
-Pair = tuple[Float32, Float32, Array]
+Pair = tuple[Floats, Floats, Array]
 """A step, the gradient's change along it, and the inverse of their product."""
 
 
@@ -75,7 +78,7 @@ class Loss(Protocol):
 
     penalizes_intercept: bool
 
-    def __call__(self, logits: Float32) -> tuple[Float32, Float32, Float32]:
+    def __call__(self, logits: Floats) -> tuple[Floats, Floats, Floats]:
         """Return losses (p, n), slopes (p, k, n) and curvatures (p, k, n), for logits (p, k, n)."""
 
 
@@ -88,7 +91,7 @@ class Softmax:
         self._codes = codes
         self._rows = np.arange(len(codes))
 
-    def __call__(self, logits: Float32) -> tuple[Float32, Float32, Float32]:
+    def __call__(self, logits: Floats) -> tuple[Floats, Floats, Floats]:
         """See `Loss`."""
         top = logits.max(axis=1)
         own = logits[:, self._codes, self._rows] - top
@@ -106,9 +109,9 @@ class Logistic:
     penalizes_intercept = False
 
     def __init__(self, codes: Array) -> None:
-        self._sign = (2 * codes - 1).astype(np.float32)
+        self._sign = (2 * codes - 1).astype(np.float32)  # exact in either dtype
 
-    def __call__(self, logits: Float32) -> tuple[Float32, Float32, Float32]:
+    def __call__(self, logits: Floats) -> tuple[Floats, Floats, Floats]:
         """See `Loss`."""
         margins = logits * self._sign
         tail = np.exp(-np.abs(margins))  # of the side that can't overflow
@@ -129,10 +132,10 @@ class SquaredHinge:
         """`positive` of shape (p, n), bool, says where a problem's class is."""
         self._sign = np.where(positive, np.float32(1), np.float32(-1))[:, None]
 
-    def __call__(self, logits: Float32) -> tuple[Float32, Float32, Float32]:
+    def __call__(self, logits: Floats) -> tuple[Floats, Floats, Floats]:
         """See `Loss`."""
         short = np.maximum(1 - logits * self._sign, 0)
-        return (short * short)[:, 0], -2 * short * self._sign, 2 * (short > 0).astype(np.float32)
+        return (short * short)[:, 0], -2 * short * self._sign, 2 * (short > 0).astype(short.dtype)
 
 
 class Design:
@@ -143,24 +146,29 @@ class Design:
     X : ndarray of shape (n, d)
     scaled : bool, optional
         As in `standardized`; False for heads without scaling.
+    weights : ndarray of shape (n,), optional
+        How much each row counts in the mean, the spread and the covariance.
 
     Attributes
     ----------
     Z, mean, spread : ndarray
         See `standardized`.
-    values : ndarray of shape (r,), float32
+    values : ndarray of shape (r,)
         The largest eigenvalues of their covariance; r is at most `_DIRECTIONS`.
-    vectors : ndarray of shape (d, r), float32
+    vectors : ndarray of shape (d, r)
     rest : float
         The mean of the other eigenvalues that aren't 0.
     """
 
-    def __init__(self, X: Array, *, scaled: bool = True) -> None:
-        self.Z, self.mean, self.spread = standardized(X, scaled=scaled)
-        self.values, self.vectors, self.rest = _eigen(self.Z)
+    def __init__(self, X: Array, *, scaled: bool = True, weights: Array | None = None) -> None:
+        self.Z, self.mean, self.spread = standardized(X, scaled=scaled, weights=weights)
+        root = None if weights is None else np.sqrt(weights / weights.mean()).astype(self.Z.dtype)
+        self.values, self.vectors, self.rest = _eigen(
+            self.Z if root is None else self.Z * root[:, None]
+        )
         if not scaled:  # of the features as the head meets them
             unit = float(self.spread[0]) ** 2
-            self.values, self.rest = self.values * np.float32(unit), self.rest * unit
+            self.values, self.rest = self.values * self.values.dtype.type(unit), self.rest * unit
 
     def take(self, rows: Array) -> Design:
         """Return some of the rows, standardised as they are here."""
@@ -170,40 +178,50 @@ class Design:
         return found
 
 
-def mean_and_spread(X: Array) -> tuple[Array, Array]:
+def mean_and_spread(X: Array, weights: Array | None = None) -> tuple[Array, Array]:
     """Return each feature's mean and standard deviation, float64; 0 where only rounding varies."""
-    mean, spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+    if weights is None:
+        mean, spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+    else:
+        share = weights / weights.sum()
+        mean = np.einsum("i,ij->j", share, X, dtype=np.float64)
+        apart = X - mean.astype(X.dtype)
+        spread = np.sqrt(np.einsum("i,ij,ij->j", share, apart, apart, dtype=np.float64))
     spread[spread <= 1e-6 * np.abs(mean)] = 0.0
     return mean, spread
 
 
-def standardized(X: Array, *, scaled: bool = True) -> tuple[Float32, Float32, Float32]:
-    """Return ``Z = (X - mean) / spread`` of shape (n, d), mean and spread of shape (d,), float32.
+def standardized(
+    X: Array, *, scaled: bool = True, weights: Array | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Return ``Z = (X - mean) / spread`` of shape (n, d), mean and spread of shape (d,).
 
-    Constant features are 0. Where they are not to be `scaled`, spread is one number for all.
+    float64 if `X` is, otherwise float32. Constant features are 0. Where they are not to be
+    `scaled`, spread is one number for all.
     """
-    mean, spread = mean_and_spread(X)
+    dtype = np.float64 if X.dtype == np.float64 else np.float32
+    mean, spread = mean_and_spread(X, weights)
     if not scaled:
         spread[:] = np.sqrt(np.mean(spread**2))
     spread[spread == 0] = 1.0
-    Z: Float32 = np.subtract(X, mean.astype(X.dtype), dtype=np.float32)
-    Z /= spread.astype(np.float32)
-    return Z, mean.astype(np.float32), spread.astype(np.float32)
+    Z: Floats = np.subtract(X, mean.astype(X.dtype), dtype=dtype)
+    Z /= spread.astype(dtype)
+    return Z, mean.astype(dtype), spread.astype(dtype)
 
 
-def _eigen(Z: Float32) -> tuple[Float32, Float32, float]:
+def _eigen(Z: Floats) -> tuple[Floats, Floats, float]:
     from scipy.linalg import eigh
 
     n, d = Z.shape
     least = min(n, d)
-    gram = (Z.T @ Z if n >= d else Z @ Z.T) / np.float32(n)
+    gram = (Z.T @ Z if n >= d else Z @ Z.T) / Z.dtype.type(n)
     r = min(least, _DIRECTIONS)
     values, vectors = eigh(gram, subset_by_index=(least - r, least - 1), check_finite=False)
     rest = max(float(np.trace(gram)) - float(values.sum()), 0.0) / max(least - r, 1)
     if n < d:
         kept = values > 1e-6 * values[-1]
         values = values[kept]
-        vectors = Z.T @ (vectors[:, kept] / np.sqrt(values * np.float32(n)))
+        vectors = Z.T @ (vectors[:, kept] / np.sqrt(values * Z.dtype.type(n)))
     return np.maximum(values, 0), vectors, rest
 
 
@@ -213,18 +231,18 @@ class Folds:
 
     Attributes
     ----------
-    weights : ndarray of shape (p, n), float32
+    weights : ndarray of shape (p, n)
         Of each row's loss; they sum to 1. 0 for a row that a problem must not see.
     total : ndarray of shape (p,), float64
         What they summed to before; scikit-learn's C is in units of it.
-    mean, scale : ndarray of shape (p, d), float32
+    mean, scale : ndarray of shape (p, d)
         What each fold takes from the shared features and divides them by.
     """
 
-    weights: Float32
+    weights: Floats
     total: Array
-    mean: Float32
-    scale: Float32
+    mean: Floats
+    scale: Floats
 
     @classmethod
     def raw(cls, design: Design, weights: Array, *, centred: bool) -> Folds:
@@ -233,24 +251,24 @@ class Folds:
         A penalised intercept can't be `centred`: it belongs to features as they are.
         """
         total = weights.sum(axis=1, dtype=np.float64)
-        shares = (weights / total[:, None]).astype(np.float32)
+        shares = (weights / total[:, None]).astype(design.Z.dtype)
         origin = np.broadcast_to(-design.mean / design.spread, (len(weights), len(design.mean)))
         mean = shares @ design.Z if centred else origin
         return cls(shares, total, mean, np.broadcast_to(1 / design.spread, mean.shape))
 
     @classmethod
-    def of(cls, Z: Float32, weights: Array, scaling: Array) -> Folds:
+    def of(cls, Z: Floats, weights: Array, scaling: Array) -> Folds:
         """Compute them from weights (p, n) of the loss and of the rows' part in the scaling."""
         total = weights.sum(axis=1, dtype=np.float64)
-        shares = (scaling / scaling.sum(axis=1, dtype=np.float64)[:, None]).astype(np.float32)
+        shares = (scaling / scaling.sum(axis=1, dtype=np.float64)[:, None]).astype(Z.dtype)
         mean = shares @ Z
         variance = shares @ (Z * Z) - mean * mean
         constant = variance <= 1e-6 * (mean * mean)
         return cls(
-            weights=(weights / total[:, None]).astype(np.float32),
+            weights=(weights / total[:, None]).astype(Z.dtype),
             total=total,
             mean=mean,
-            scale=np.where(constant, 1, np.sqrt(np.maximum(variance, 1e-12))).astype(np.float32),
+            scale=np.where(constant, 1, np.sqrt(np.maximum(variance, 1e-12))).astype(Z.dtype),
         )
 
 
@@ -260,10 +278,10 @@ class Solution:
 
     Attributes
     ----------
-    weights : ndarray of shape (p, k, d), float32
+    weights : ndarray of shape (p, k, d)
         In units of the shared features, see `coef`.
-    intercept : ndarray of shape (p, k), float32
-    logits : ndarray of shape (p, k, n), float32, or None
+    intercept : ndarray of shape (p, k)
+    logits : ndarray of shape (p, k, n) or None
         Of all rows, those that were held out included; None once they were let go.
     objective : ndarray of shape (p,), float64
         Mean loss plus penalty.
@@ -271,19 +289,19 @@ class Solution:
     converged : bool
     """
 
-    weights: Float32
-    intercept: Float32
-    logits: Float32 | None
+    weights: Floats
+    intercept: Floats
+    logits: Floats | None
     objective: Array
     iterations: int
     converged: bool
 
-    def coef(self, folds: Folds) -> Float32:
+    def coef(self, folds: Folds) -> Floats:
         """Return the weights for features that each fold standardised itself, (p, k, d)."""
-        scaled: Float32 = self.weights * folds.scale[:, None]
+        scaled: Floats = self.weights * folds.scale[:, None]
         return scaled
 
-    def decide(self, Z: Float32, folds: Folds) -> Float32:
+    def decide(self, Z: Floats, folds: Folds) -> Floats:
         """Return the logits of other rows of the shared features, (p, k, m)."""
         return _products(self.weights, self.intercept, Z, folds)
 
@@ -298,6 +316,7 @@ def solve(
     start: Solution | None = None,
     before: Solution | None = None,
     tolerance: float = TOLERANCE,
+    most: int = MOST_ITERATIONS,
 ) -> Solution:
     """Minimise p objectives together.
 
@@ -320,16 +339,18 @@ def solve(
         leads down, which takes no product with the features.
     tolerance : float, optional
         Of the objective's distance to its minimum, as the Newton decrement estimates it.
+    most : int, optional
+        Number of iterations at most.
     """
     Z, V = design.Z, design.vectors
-    p, k, (n, d) = len(C), outputs, Z.shape
-    penalty = (1 / (np.asarray(C, np.float64) * folds.total)).astype(np.float32)
+    p, k, (n, d), dtype = len(C), outputs, Z.shape, Z.dtype
+    penalty = (1 / (np.asarray(C, np.float64) * folds.total)).astype(dtype)
     # The intercept is the last weight, of a feature that is 1 everywhere.
-    ridge = np.empty((p, 1, d + 1), np.float32)
+    ridge = np.empty((p, 1, d + 1), dtype)
     ridge[:, 0, :d] = penalty[:, None] * folds.scale**2
     ridge[:, 0, d] = penalty if loss.penalizes_intercept else 0
 
-    def gradient(w: Float32, slopes: Float32) -> Float32:
+    def gradient(w: Floats, slopes: Floats) -> Floats:
         weighted = slopes * folds.weights[:, None]
         total = weighted.sum(axis=2)
         g = ridge * w
@@ -338,23 +359,23 @@ def solve(
         g[:, :, d] += total
         return g
 
-    def precondition(q: Float32, curvature: Float32) -> Float32:
+    def precondition(q: Floats, curvature: Floats) -> Floats:
         made = np.empty_like(q)
         flat = (q[:, :, :d] / folds.scale[:, None]).reshape(p * k, d)
         h = np.maximum(curvature, 1e-7).reshape(p * k, 1)
         ground = np.repeat(penalty, k)[:, None]
-        elsewhere = 1 / (h * np.float32(design.rest) + ground)
+        elsewhere = 1 / (h * dtype.type(design.rest) + ground)
         along = (flat @ V) * (1 / (h * design.values + ground) - elsewhere)
         whole = flat * elsewhere + along @ V.T
         made[:, :, :d] = whole.reshape(p, k, d) / folds.scale[:, None]
         made[:, :, d] = q[:, :, d] / (h.reshape(p, k) + ridge[:, :, d])
         return made
 
-    def mean_loss(losses: Float32) -> Array:
+    def mean_loss(losses: Floats) -> Array:
         return np.einsum("pn,pn->p", losses, folds.weights, dtype=np.float64)
 
-    w = np.zeros((p, k, d + 1), np.float32)
-    logits = np.zeros((p, k, n), np.float32)
+    w: Floats = np.zeros((p, k, d + 1), dtype)
+    logits: Floats = np.zeros((p, k, n), dtype)
     pairs: list[Pair] = []
     if start is not None:
         w[:, :, :d], w[:, :, d] = start.weights, start.intercept
@@ -365,15 +386,15 @@ def solve(
         )
         if before is not None:
             step = w - np.concatenate([before.weights, before.intercept[:, :, None]], axis=2)
-            along = logits - (
+            along: Floats = logits - (
                 _products(before.weights, before.intercept, Z, folds)
                 if before.logits is None
                 else before.logits
             )
 
             def objective(far: float) -> Array:
-                moved = w + np.float32(far) * step
-                fitted = mean_loss(loss(logits + np.float32(far) * along)[0])
+                moved = w + dtype.type(far) * step
+                fitted = mean_loss(loss(logits + dtype.type(far) * along)[0])
                 return fitted + _inner(ridge * moved, moved) / 2
 
             far = _farthest_down(objective, p)[:, None, None]
@@ -382,8 +403,8 @@ def solve(
     value = mean_loss(losses) + _inner(ridge * w, w) / 2
     origin = mean_loss(loss(np.zeros_like(logits))[0])
     g = gradient(w, slopes)
-    converged = False
-    for iterations in range(MOST_ITERATIONS + 1):
+    converged, rounding = False, float(np.finfo(dtype).eps)
+    for iterations in range(most + 1):
         curvature = np.einsum("pkn,pn->pk", curved, folds.weights)
         direction = -_two_loop(g, pairs, lambda q, h=curvature: precondition(q, h))
         slope = _inner(g, direction)
@@ -391,17 +412,17 @@ def solve(
         if iterations and bool(np.all(-slope / 2 <= near)):
             converged = True
             break
-        if iterations == MOST_ITERATIONS:
+        if iterations == most:
             break
         along = _products(direction[:, :, :d], direction[:, :, d], Z, folds)
         linear, square = _inner(ridge * w, direction), _inner(ridge * direction, direction)
         base = value - mean_loss(losses)
         length = np.ones(p)
         for _ in range(20):
-            tried = logits + length.astype(np.float32)[:, None, None] * along
+            tried = logits + length.astype(dtype)[:, None, None] * along
             losses, slopes, curved = loss(tried)
             reached = mean_loss(losses) + base + length * linear + length**2 * square / 2
-            short = reached > value + _SUFFICIENT * length * slope + 1e-7 * np.abs(value)
+            short = reached > value + _SUFFICIENT * length * slope + rounding * np.abs(value)
             if not short.any():
                 break
             # The minimum of the parabola through what is known, kept within a tenth and a half.
@@ -410,14 +431,14 @@ def solve(
             length = np.where(short, np.clip(guess, 0.1 * length, 0.5 * length), length)
         else:
             break  # rounding leaves nothing to gain
-        step = length.astype(np.float32)[:, None, None] * direction
+        step = length.astype(dtype)[:, None, None] * direction
         w, logits, value = w + step, tried, reached
         last, g = g, gradient(w, slopes)
         pairs = [*pairs[-_MEMORY + 1 :], _pair(step, g - last)]
     return Solution(w[:, :, :d], w[:, :, d], logits, value, iterations, converged)
 
 
-def _farthest_down(objective: Callable[[float], Array], p: int) -> Float32:
+def _farthest_down(objective: Callable[[float], Array], p: int) -> Floats:
     """Return how far each of p objectives goes down along its line, to a quarter of a step."""
     far, least = np.zeros(p, np.float32), objective(0.0)
     for length in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0):
@@ -429,7 +450,7 @@ def _farthest_down(objective: Callable[[float], Array], p: int) -> Float32:
     return far
 
 
-def _products(w: Float32, intercept: Float32, Z: Float32, folds: Folds) -> Float32:
+def _products(w: Floats, intercept: Floats, Z: Floats, folds: Folds) -> Floats:
     """Return logits (p, k, n) of rows Z (n, d) for weights (p, k, d)."""
     p, k, d = w.shape
     made = (w.reshape(p * k, d) @ Z.T).reshape(p, k, len(Z))
@@ -437,26 +458,26 @@ def _products(w: Float32, intercept: Float32, Z: Float32, folds: Folds) -> Float
     return made
 
 
-def _pair(step: Float32, change: Float32) -> Pair:
+def _pair(step: Floats, change: Floats) -> Pair:
     product = _inner(step, change)
     return step, change, np.where(product > 1e-30, 1 / np.maximum(product, 1e-30), 0.0)
 
 
-def _two_loop(g: Float32, pairs: list[Pair], precondition: Any) -> Float32:
+def _two_loop(g: Floats, pairs: list[Pair], precondition: Any) -> Floats:
     """Return L-BFGS's inverse Hessian times `g`; Nocedal and Wright, algorithm 7.4."""
     q = g.copy()
     factors = []
     for step, change, inverse in reversed(pairs):
-        factor = (inverse * _inner(step, q)).astype(np.float32)[:, None, None]
+        factor = (inverse * _inner(step, q)).astype(g.dtype)[:, None, None]
         q -= factor * change
         factors.append(factor)
-    made: Float32 = precondition(q)
+    made: Floats = precondition(q)
     for (step, change, inverse), factor in zip(pairs, reversed(factors), strict=True):
-        other = (inverse * _inner(change, made)).astype(np.float32)[:, None, None]
+        other = (inverse * _inner(change, made)).astype(g.dtype)[:, None, None]
         made += (factor - other) * step
     return made
 
 
-def _inner(a: Float32, b: Float32) -> Array:
+def _inner(a: Floats, b: Floats) -> Array:
     """Return the inner product of each problem, (p,), float64."""
     return np.einsum("pi,pi->p", a.reshape(len(a), -1), b.reshape(len(b), -1)).astype(np.float64)

@@ -11,6 +11,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
+from featbank.heads.fits import fit_head
+
 __all__ = ["OneVsRestHead", "one_vs_rest"]
 
 Array = npt.NDArray[Any]
@@ -81,7 +83,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):
                     f"label {str(name)!r} is on {'all' if codes[0] else 'none'} of the "
                     f"{len(codes)} rows, so that nothing can be learned of it"
                 )
-            fitted.append(clone(self.estimator).fit(X, codes, **weights))
+            fitted.append(fit_head(clone(self.estimator), X, codes, **weights))
         self.classes_ = names
         self.estimators_ = fitted
         self.n_features_in_ = int(X.shape[1])

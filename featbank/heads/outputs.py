@@ -107,8 +107,10 @@ def gives_votes(head: Any) -> bool:
 
 
 def _knows_no_spread(head: Any) -> bool:
-    """Tell whether centroids of one row each were fitted: predictions need no more, scores do."""
+    """Tell whether scikit-learn's centroids are of one row each: its scores are NaN then."""
     steps = getattr(head, "steps", None) or [("", head)]
+    if not type(steps[-1][1]).__module__.startswith("sklearn."):
+        return False
     spread = getattr(steps[-1][1], "within_class_std_dev_", None)
     return spread is not None and bool(np.isnan(spread).all())
 

@@ -46,24 +46,55 @@ _COLUMNS = 128
 """Columns of weights from which on a product with the features gains no speed by more of them."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Convex:
+    """The convex problems of a task.
+
+    Attributes
+    ----------
+    outputs, sides : int
+        Outputs of a problem, and problems of a fold.
+    of : callable
+        Takes rows and folds; returns the loss on these rows and the weights, (problems, rows).
+    """
+
+    outputs: int
+    sides: int
+    of: Callable[[Array, Sequence[int]], tuple[Loss, Array]]
+
+
 def logreg(task: Task) -> Array:
     """Multinomial logistic regression, or binary for two classes; all folds in one product."""
+    two = len(task.classes) == 2
+
+    def answers(logits: Array) -> Answers:
+        return _likely(task.classes, logits[0] if two else logits.T)
+
+    return _ascending(task, _logistic(task), answers)
+
+
+def _logistic(task: Task) -> _Convex:
     k = len(task.classes)
-    outputs = 1 if k == 2 else k
 
     def problems(rows: Array, folds: Sequence[int]) -> tuple[Loss, Array]:
         codes = task.codes[rows]
         loss: Loss = Logistic(codes) if k == 2 else Softmax(codes)
         return loss, np.stack([_weights(task, f, balanced=True)[rows] for f in folds])
 
-    def answers(logits: Array) -> Answers:
-        return _likely(task.classes, logits[0] if k == 2 else logits.T)
-
-    return _ascending(task, outputs, 1, problems, answers)
+    return _Convex(1 if k == 2 else k, 1, problems)
 
 
 def linear_svm(task: Task) -> Array:
     """Squared hinge, one class against the rest, all folds and classes in one product."""
+    two = len(task.classes) == 2
+
+    def answers(logits: Array) -> Answers:
+        return Answers.by(task.classes, logits[0] if two else logits.T)
+
+    return _ascending(task, _hinge(task), answers)
+
+
+def _hinge(task: Task) -> _Convex:
     k = len(task.classes)
 
     def problems(rows: Array, folds: Sequence[int]) -> tuple[Loss, Array]:
@@ -78,10 +109,39 @@ def linear_svm(task: Task) -> Array:
                 positive.append(own)
         return SquaredHinge(np.stack(positive)), np.stack(weights)
 
-    def answers(logits: Array) -> Answers:
-        return Answers.by(task.classes, logits[0] if k == 2 else logits.T)
+    return _Convex(1, 1 if k == 2 else k, problems)
 
-    return _ascending(task, 1, 1 if k == 2 else k, problems, answers)
+
+def fit_linear(task: Task, Z: Array) -> tuple[Array, Array, int]:
+    """Solve the one problem of a task that fits on all rows, by the solver of its sweep.
+
+    Parameters
+    ----------
+    task : Task
+        With one value, and one fold of all rows.
+    Z : ndarray of shape (n, d)
+        The features as the last step meets them, scaled.
+
+    Returns
+    -------
+    coef : ndarray of shape (K, d), or (1, d) for two classes
+    intercept : ndarray of shape (K,) or (1,)
+    iterations : int
+    """
+    convex = (_logistic if type(task.last).__name__ == "LogisticRegression" else _hinge)(task)
+    loss, weights = convex.of(np.arange(len(Z)), [0])
+    design = Design(Z, scaled=False, weights=task.weights)
+    folds = Folds.raw(design, weights, centred=not loss.penalizes_intercept)
+    C = np.full(convex.sides, task.values[0], dtype=np.float64)
+    most = min(MOST_ITERATIONS, task.last.max_iter)
+    solution = solve(design, loss, folds, C, outputs=convex.outputs, most=most)
+    if solution.iterations >= most:
+        warnings.warn(f"C={C[0]:g} was not solved", ConvergenceWarning, stacklevel=2)
+    far = np.einsum("pkd,pd->pk", solution.weights, folds.mean, dtype=np.float64)
+    coef = solution.coef(folds)
+    shift = far + coef.astype(np.float64) @ design.mean
+    intercept = (solution.intercept - shift).astype(coef.dtype)
+    return coef.reshape(-1, Z.shape[1]), intercept.ravel(), solution.iterations
 
 
 def svm(task: Task) -> Array:
@@ -146,7 +206,7 @@ def lda(task: Task) -> Array:
         pooled = apart.T @ apart / len(X)
         for v, shrinkage in enumerate(task.values):
             if shrinkage == "auto":
-                covariance = sum(share[c] * _ledoit_wolf(given[codes == c]) for c in range(k))
+                covariance = sum(share[c] * _ledoit_wolf(X[codes == c]) for c in range(k))
             else:
                 covariance = (1 - shrinkage) * pooled
                 covariance[np.diag_indices_from(covariance)] += (
@@ -239,10 +299,7 @@ def _weights(task: Task, f: int, *, balanced: bool) -> Array:
     own = np.ones(len(rows)) if task.weights is None else task.weights[rows]
     if balanced and task.last.class_weight is not None:
         of_class = compute_class_weight(
-            task.last.class_weight,
-            classes=task.classes,
-            y=task.y[rows],
-            sample_weight=None if type(task.last).__name__ == "LinearSVC" else own,
+            task.last.class_weight, classes=task.classes, y=task.y[rows], sample_weight=own
         )
         own = own * of_class[task.codes[rows]]
     weights = np.zeros(len(task.codes))
@@ -250,24 +307,13 @@ def _weights(task: Task, f: int, *, balanced: bool) -> Array:
     return weights
 
 
-def _ascending(
-    task: Task,
-    outputs: int,
-    sides: int,
-    problems: Callable[[Array, Sequence[int]], tuple[Loss, Array]],
-    answers: Callable[[Array], Answers],
-) -> Array:
+def _ascending(task: Task, convex: _Convex, answers: Callable[[Array], Answers]) -> Array:
     """Solve for values of C, each from the two next lower ones, all folds of a group at once.
 
-    Parameters
-    ----------
-    outputs, sides : int
-        Outputs of a problem, and problems of a fold.
-    problems : callable
-        Takes rows and folds; returns the loss on these rows and the weights, (problems, rows).
-    answers : callable
-        Takes a fold's logits of its held-out rows, (sides * outputs, m).
+    `answers` takes a fold's logits of its held-out rows, (sides * outputs, m).
     """
+    outputs, sides = convex.outputs, convex.sides
+    most = min(MOST_ITERATIONS, task.last.max_iter)
     whole = Design(task.X, scaled=task.scaler is not None)
     together = max(1, _COLUMNS // (outputs * sides))
     groups = []
@@ -276,7 +322,7 @@ def _ascending(
         # A fold by itself leaves out the rows that it doesn't learn from.
         rows = np.arange(len(task.X)) if len(members) > 1 else task.folds[first][0]
         design = whole if len(members) > 1 else whole.take(rows)
-        loss, weights = problems(rows, members)
+        loss, weights = convex.of(rows, members)
         if task.scaler is None:
             folds = Folds.raw(design, weights, centred=not loss.penalizes_intercept)
         else:
@@ -295,9 +341,9 @@ def _ascending(
             before = solved[lower[-2]][g] if len(lower) > 1 else None
             given = np.full(len(members) * sides, C[v])
             solution = solve(
-                design, loss, folds, given, outputs=outputs, start=start, before=before
+                design, loss, folds, given, outputs=outputs, start=start, before=before, most=most
             )
-            if solution.iterations >= MOST_ITERATIONS:
+            if solution.iterations >= most:
                 warnings.warn(f"C={C[v]:g} was not solved", ConvergenceWarning, stacklevel=2)
             for i, f in enumerate(members):
                 held = task.folds[f][1]

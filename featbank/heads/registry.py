@@ -95,7 +95,7 @@ _HEADS = {
     ),
     "centroid": Head(
         "nearest class mean, optionally shrunk",
-        "sklearn.neighbors.NearestCentroid",
+        "featbank.heads.centroid.NearestCentroid",
         grid={"shrink_threshold": [None, 0.1, 0.3, 1.0, 3.0]},
     ),
     "lda": Head(

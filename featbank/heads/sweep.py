@@ -14,8 +14,8 @@ lda        one pooled covariance a fold, a factorisation a shrinkage
 These are the parameters that a path sweeps by itself. A grid may name others too, such as the step
 that scales: each combination of these is set on the head, and swept by its path. A combination that
 no path knows goes through scikit-learn's `GridSearchCV`, and so it gets the same answer. The
-problem that is solved is scikit-learn's in any case, each fold scaled by its own rows; the results
-are scores, and the chosen head is fitted by itself afterwards.
+problem that is solved is scikit-learn's in any case, each fold scaled by its own rows. The results
+are scores; `featbank.heads.fits` fits the chosen head to the same tolerance, in the same precision.
 
 **The choice** (`best_of`, the one rule for all paths). The highest mean score over folds wins.
 Settings that tie go to the lowest log loss of the held-out probabilities, where the head has
@@ -394,10 +394,19 @@ def takes_views(estimator: Any) -> bool:
 
 
 _PLAIN: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "LogisticRegression": (("C",), {"solver": "lbfgs", "fit_intercept": True, "warm_start": False}),
+    "LogisticRegression": (
+        ("C",),
+        {"solver": "lbfgs", "fit_intercept": True, "warm_start": False, "tol": 1e-4},
+    ),
     "LinearSVC": (
         ("C",),
-        {"loss": "squared_hinge", "penalty": "l2", "fit_intercept": True, "intercept_scaling": 1},
+        {
+            "loss": "squared_hinge",
+            "penalty": "l2",
+            "fit_intercept": True,
+            "intercept_scaling": 1,
+            "tol": 1e-4,
+        },
     ),
     "SVC": (("C", "gamma"), {"decision_function_shape": "ovr", "break_ties": False}),
     "RidgeClassifier": (
@@ -412,7 +421,8 @@ _PLAIN: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 """The parameters that a path sweeps, and what others have to be for it to solve the same problem.
 
-Parameters are in the order of `sklearn.model_selection.ParameterGrid`: sorted by name.
+Parameters are in the order of `sklearn.model_selection.ParameterGrid`: sorted by name. Where a
+caller set `tol`, scikit-learn chooses and fits by it.
 """
 
 

@@ -8,12 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featbank.errors import EvaluationError, HeadError, nearest
+from featbank.errors import EvaluationError, FeatbankError, HeadError, nearest
 from featbank.heads.registry import full_name, list_heads, make_head
 
-__all__ = ["by_step", "checked_weights", "of_classes", "weigh_classes"]
+__all__ = ["by_step", "checked_weights", "of_classes", "takes_weights", "weigh_classes"]
 
 Array = npt.NDArray[Any]
+
+
+def takes_weights(head: Any) -> bool:
+    """Tell whether a head, by name or as an estimator, can be fitted with weights of samples.
+
+    True for what is no head: building it says what is wrong.
+    """
+    from sklearn.utils.validation import has_fit_parameter
+
+    try:
+        estimator = make_head(head)
+    except FeatbankError:
+        return True
+    steps = getattr(estimator, "steps", None) or [("", estimator)]
+    return bool(has_fit_parameter(steps[-1][1], "sample_weight"))
 
 
 def by_step(head: Any, name: str, sample_weight: Any) -> dict[str, Any]:
@@ -30,11 +45,7 @@ def by_step(head: Any, name: str, sample_weight: Any) -> dict[str, Any]:
 
     steps = getattr(head, "steps", None) or [("", head)]
     if not has_fit_parameter(steps[-1][1], "sample_weight"):
-        taking = [
-            known
-            for known in list_heads()
-            if has_fit_parameter(make_head(known).steps[-1][1], "sample_weight")
-        ]
+        taking = [known for known in list_heads() if takes_weights(known)]
         raise HeadError(
             f"head {name!r} takes no sample_weight; fit without it, or choose a head that does: "
             f"{', '.join(taking)}."

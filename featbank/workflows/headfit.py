@@ -39,6 +39,8 @@ class HeadFit:
     tune : bool
     weights : dict
         Fit parameters of `estimator` that hold the weights of samples.
+    groups : array-like or None
+        Rows of a group stay together when parameters are chosen.
     seed : int or None
     """
 
@@ -46,6 +48,7 @@ class HeadFit:
     estimator: Any
     tune: bool
     weights: Mapping[str, Any] = field(default_factory=dict)
+    groups: Any = None
     seed: int | None = None
 
     def run(self, X: Array, y: Array) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class HeadFit:
         return best
 
     def _chosen(self, X: Array, y: Array) -> dict[str, Any]:
-        """Choose from the head's grid, in folds that part no equal rows."""
+        """Choose from the head's grid, in folds that keep equal rows and groups together."""
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) == 1:
             raise EvaluationError(
@@ -68,7 +71,7 @@ class HeadFit:
                 "least two."
             )
         digests = [hashlib.sha256(row.tobytes()).digest() for row in X]
-        data = checked(X, codes, digests=digests, keep_copies=True)
+        data = checked(X, codes, groups=self.groups, digests=digests, keep_copies=True)
         inner = plan_final(data, seed=self.seed or 0).inner
         values = grid(self.head, n_samples=min((len(rows) for rows, _ in inner), default=None))
         if not values:
@@ -84,7 +87,12 @@ class HeadFit:
 
 
 def plan_head_fit(
-    head: Any, *, tune: bool = False, sample_weight: Any = None, seed: int | None = None
+    head: Any,
+    *,
+    tune: bool = False,
+    sample_weight: Any = None,
+    groups: Any = None,
+    seed: int | None = None,
 ) -> HeadFit:
     """Build the head and see that it can be fitted as asked.
 
@@ -100,4 +108,4 @@ def plan_head_fit(
             "over head__... with scikit-learn's GridSearchCV."
         )
     weights = {} if sample_weight is None else by_step(estimator, head_name(head), sample_weight)
-    return HeadFit(head, estimator, tune, weights, seed)
+    return HeadFit(head, estimator, tune, weights, groups, seed)

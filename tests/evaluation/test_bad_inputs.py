@@ -14,7 +14,7 @@ Y = np.arange(60) % 3
 WORDS = np.array(["a", "b", "c"])[Y]
 
 
-def test_centroids_of_one_image_each_predict_without_scores():
+def test_centroids_of_one_image_each_predict_and_score():
     y = np.array([0, 0, 1, 1])
     result = cross_validate(X[:4], y, "centroid")["centroid"]
     told = result.predictions
@@ -27,8 +27,9 @@ def test_centroids_of_one_image_each_predict_without_scores():
         np.testing.assert_array_equal(
             told.y_pred[told.fold == fold], plain.predict(scaler.transform(X[tested]))
         )
-    assert told.scores is None
-    assert "roc_auc" not in result.metrics
+    assert np.isfinite(told.scores).all()
+    np.testing.assert_array_equal(told.scores.argmax(axis=1), told.y_pred)
+    assert "roc_auc" in result.metrics
     assert not any("invalid value" in note for note in result.notes)
     with pytest.raises(HeadError, match="must be more than the number of classes"):
         cross_validate(X[:4], y, "centroid", params={"shrink_threshold": 1.0})
