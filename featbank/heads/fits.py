@@ -82,7 +82,13 @@ def fit_head(estimator: Any, X: Array, y: Array, **fit_params: Any) -> Any:
 
 
 def _task(estimator: Any, X: Array, y: Array, fit_params: dict[str, Any]) -> Task | None:
-    """Return the fit as a sweep of one setting on all rows; None where scikit-learn is to do it."""
+    """Return the fit as a sweep of one setting on all rows; None where scikit-learn is to do it.
+
+    A `tol` that a caller set is scikit-learn's to keep.
+    """
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    if type(last).__name__ in ("LogisticRegression", "LinearSVC") and last.tol != type(last)().tol:
+        return None
     rows = np.arange(len(X))
     return as_task(estimator, {}, X, y, [(rows, rows)], None, fit_params)
 

@@ -394,19 +394,10 @@ def takes_views(estimator: Any) -> bool:
 
 
 _PLAIN: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "LogisticRegression": (
-        ("C",),
-        {"solver": "lbfgs", "fit_intercept": True, "warm_start": False, "tol": 1e-4},
-    ),
+    "LogisticRegression": (("C",), {"solver": "lbfgs", "fit_intercept": True, "warm_start": False}),
     "LinearSVC": (
         ("C",),
-        {
-            "loss": "squared_hinge",
-            "penalty": "l2",
-            "fit_intercept": True,
-            "intercept_scaling": 1,
-            "tol": 1e-4,
-        },
+        {"loss": "squared_hinge", "penalty": "l2", "fit_intercept": True, "intercept_scaling": 1},
     ),
     "SVC": (("C", "gamma"), {"decision_function_shape": "ovr", "break_ties": False}),
     "RidgeClassifier": (
@@ -421,8 +412,7 @@ _PLAIN: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 """The parameters that a path sweeps, and what others have to be for it to solve the same problem.
 
-Parameters are in the order of `sklearn.model_selection.ParameterGrid`: sorted by name. Where a
-caller set `tol`, scikit-learn chooses and fits by it.
+Parameters are in the order of `sklearn.model_selection.ParameterGrid`: sorted by name.
 """
 
 
