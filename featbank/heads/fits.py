@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -84,11 +85,14 @@ def fit_head(estimator: Any, X: Array, y: Array, **fit_params: Any) -> Any:
 def _task(estimator: Any, X: Array, y: Array, fit_params: dict[str, Any]) -> Task | None:
     """Return the fit as a sweep of one setting on all rows; None where scikit-learn is to do it.
 
-    A `tol` that a caller set is scikit-learn's to keep.
+    A `tol` that a caller set is scikit-learn's to keep, and wrong settings are its to refuse.
     """
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-    if type(last).__name__ in ("LogisticRegression", "LinearSVC") and last.tol != type(last)().tol:
-        return None
+    if type(last).__name__ in ("LogisticRegression", "LinearSVC"):
+        sound = isinstance(last.C, Real) and 0 < last.C < np.inf
+        sound = sound and isinstance(last.max_iter, Integral) and last.max_iter > 0
+        if not sound or last.tol != type(last)().tol:
+            return None
     rows = np.arange(len(X))
     return as_task(estimator, {}, X, y, [(rows, rows)], None, fit_params)
 
