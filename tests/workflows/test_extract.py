@@ -130,10 +130,10 @@ def test_an_interrupt_in_the_last_save_of_the_index_lets_it_be_saved(
     make_images(tmp_path / "data")
     revise, times = Bank.revise, iter(range(9))
 
-    def interrupted(bank: Bank, change: Any) -> None:
+    def interrupted(bank: Bank, change: Any, **options: Any) -> None:
         if next(times) == 1:  # not the first save, of names and labels
             signal.raise_signal(signal.SIGINT)
-        revise(bank, change)
+        revise(bank, change, **options)
 
     monkeypatch.setattr(Bank, "revise", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
