@@ -98,9 +98,9 @@ class Progress:
             with self.during(IN_A_SEAL, EMBEDDING):
                 seal(store, *args)
 
-        def marked_revise(bank: Bank, change: Any) -> None:
+        def marked_revise(bank: Bank, *args: Any, **words: Any) -> None:
             with self.during(IN_A_SAVE):
-                revise(bank, change)
+                revise(bank, *args, **words)
 
         def counted_batch(*args: Any) -> Any:
             outcome = embed(*args)
