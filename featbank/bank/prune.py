@@ -148,7 +148,6 @@ def prune(
         plan, pruned = _planned(bank, words, names)
         if names:  # first: features that nothing names can be pruned later
             bank.revise(lambda index, described: ((), ()), remove=names)
-        _forget(bank, {known.fingerprint for known, _, whole in plan if whole})
         _carry_out(bank, plan)
         if not words and not names:
             _sweep(bank)
@@ -260,15 +259,24 @@ def _changes(shards: Sequence[Shard], needed: Keys) -> list[_Change]:
 def _forget(bank: Bank, fingerprints: set[str]) -> None:
     """Let the index no longer expect rows of these recipes."""
 
+    def expecting(index: Index) -> list[IndexedSource]:
+        return [p for p in index.sources.values() if not fingerprints.isdisjoint(p.requested)]
+
     def change(index: Index, documents: Mapping[str, Any]) -> tuple[list[IndexedSource], list[Any]]:
-        parts = [p for p in index.sources.values() if not fingerprints.isdisjoint(p.requested)]
-        kept = [{f: c for f, c in p.requested.items() if f not in fingerprints} for p in parts]
         return [
-            dataclasses.replace(part, requested=rest)
-            for part, rest in zip(parts, kept, strict=True)
+            dataclasses.replace(
+                part,
+                requested={f: c for f, c in part.requested.items() if f not in fingerprints},
+            )
+            for part in expecting(index)
         ], []
 
-    bank.revise(change)
+    if not fingerprints:
+        return
+    if expecting(bank.index):
+        bank.revise(change)
+    else:  # a pruning that was cut short may have written so, and not have come to syncing it
+        durable.fs.sync_directory(bank.path)
 
 
 def _carry_out(bank: Bank, plan: _Plan) -> None:
@@ -281,6 +289,7 @@ def _carry_out(bank: Bank, plan: _Plan) -> None:
                 shard = change.shard
                 columns = {c: shard.features(c)[change.stays] for c in shard.columns}
                 sealed.add(bank.seal(known.recipe, shard.keys[change.stays], columns))
+    _forget(bank, {known.fingerprint for known, _, whole in plan if whole})
     for known, changes, whole in plan:
         folder = os.path.join(bank.path, known.slug)
         for path in {change.shard.path for change in changes} - sealed:
