@@ -54,6 +54,7 @@ import numpy as np  # noqa: E402
 from sklearn.model_selection import ParameterGrid, StratifiedKFold  # noqa: E402
 
 from featbank import Bank  # noqa: E402
+from featbank.evaluation import fit_final  # noqa: E402
 from featbank.heads import grid, make_head  # noqa: E402
 from featbank.heads.sweep import sweep  # noqa: E402
 
@@ -138,14 +139,8 @@ def measure(data: Features, size: int | str, head: str, draws: int) -> dict[str,
         one = [(np.arange(len(train)), np.arange(len(train), len(rows)))]
         tested = sweep(made, values, data.X[rows], data.y[rows], one).scores[:, 0]
         scores = dict(zip(settings, tested, strict=True))
-        own = {key: made.get_params()[key] for key in values}
-        if head == "knn":  # asks for no more neighbours than there are
-            own = {key: min(asked, len(train)) for key, asked in own.items()}
-        if told(own) not in scores:
-            single = {key: [value] for key, value in own.items()}
-            alone = sweep(made, single, data.X[rows], data.y[rows], one)
-            scores[told(own)] = float(alone.scores[0, 0])
-        default.append(scores[told(own)])
+        own = fit_final(X, y, head, tune=False, keep_copies=True).estimator
+        default.append(float(np.mean(own.predict(data.X[test]) == data.y[test])))
         every.append(scores)
         if size != 2:
             chosen.append(scores[told(sweep(made, values, X, y, inner).best_params)])

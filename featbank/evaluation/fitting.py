@@ -19,7 +19,7 @@ from featbank.errors import EvaluationError, FeatbankError, HeadError, nearest
 from featbank.evaluation.adjustment import THRESHOLDS, can_adjust, fit_adjusted
 from featbank.evaluation.plan import Fold
 from featbank.heads.fits import fit_head
-from featbank.heads.registry import full_name, grid, head_name, make_head
+from featbank.heads.registry import defaults_for, full_name, grid, head_name, make_head
 from featbank.heads.streaming import Blocks
 from featbank.heads.sweep import sweep
 from featbank.heads.weights import by_step, weigh_classes
@@ -272,6 +272,9 @@ def fit(
             notes += said
         elif values:
             notes.append("a class is too small to choose parameters on; defaults were used.")
+        if not best:
+            few = defaults_for(candidate.head, y)
+            estimator.set_params(**{k: v for k, v in few.items() if k not in candidate.fixed})
         notes += _with_few_neighbours(estimator, len(y), candidate.fixed)
         calibrate = candidate.calibrate
         if calibrate and candidate.if_possible and not can_adjust(y, inner):

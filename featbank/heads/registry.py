@@ -20,7 +20,7 @@ from typing import Any
 from featbank.errors import HeadError, MissingDependency, UnknownHead, nearest
 from featbank.heads.choice import LAYER, LayerChoice, ViewChoice
 
-__all__ = ["grid", "head_name", "list_heads", "make_head"]
+__all__ = ["defaults_for", "grid", "head_name", "list_heads", "make_head"]
 
 Grid = dict[str, list[Any]]
 
@@ -44,6 +44,9 @@ class Head:
         Parameters of the last step where they differ from the class's own.
     grid : dict of str to list
         Values to choose from, by the last step's parameters; empty where there is nothing to tune.
+    few : int
+        Images of the smallest class below which `few_defaults` replace defaults.
+    few_defaults : dict
     """
 
     description: str
@@ -52,6 +55,8 @@ class Head:
     unit_rows: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     grid: Grid = field(default_factory=dict)
+    few: int = 0
+    few_defaults: dict[str, Any] = field(default_factory=dict)
 
 
 _HEADS = {
@@ -92,6 +97,8 @@ _HEADS = {
         # A tree doesn't help beyond a few dimensions, and couldn't be saved without pickle.
         defaults={"algorithm": "brute"},
         grid={"n_neighbors": [1, 3, 5, 10, 20, 50]},
+        few=5,
+        few_defaults={"n_neighbors": 1},
     ),
     "centroid": Head(
         "nearest class mean, optionally shrunk",
@@ -103,6 +110,9 @@ _HEADS = {
         "sklearn.discriminant_analysis.LinearDiscriminantAnalysis",
         defaults={"solver": "lsqr", "shrinkage": "auto"},
         grid={"shrinkage": ["auto", 0.01, 0.1, 0.5, 0.9]},
+        # From two images of a class "auto" finds nothing to shrink, and a covariance of rank 1.
+        few=3,
+        few_defaults={"shrinkage": 0.9},
     ),
 }
 
@@ -249,6 +259,23 @@ def _scaling(entry: Head) -> list[Any]:
     from sklearn.preprocessing import Normalizer
 
     return [scaler(with_mean=False, with_std=False), Normalizer()]
+
+
+def defaults_for(head: Any, y: Any) -> dict[str, Any]:
+    """Return defaults, by their full names, that replace a head's own on labels as few as `y`.
+
+    Examples
+    --------
+    >>> defaults_for("knn", ["a", "a", "b", "b"]), defaults_for("knn", ["a", "b"] * 5)
+    ({'kneighborsclassifier__n_neighbors': 1}, {})
+    """
+    import numpy as np
+
+    entry = _HEADS.get(head_name(head))
+    if entry is None or np.unique(y, return_counts=True)[1].min() >= entry.few:
+        return {}
+    step = entry.estimator.rpartition(".")[2].lower()
+    return {f"{step}__{key}": value for key, value in entry.few_defaults.items()}
 
 
 def full_name(estimator: Any, key: str) -> str:

@@ -18,7 +18,7 @@ from featbank.evaluation.fitting import choose
 from featbank.evaluation.inputs import checked
 from featbank.evaluation.plan import plan_final
 from featbank.heads.fits import fit_head
-from featbank.heads.registry import grid, head_name, make_head
+from featbank.heads.registry import defaults_for, grid, head_name, make_head
 from featbank.heads.weights import by_step
 
 __all__ = ["HeadFit", "plan_head_fit"]
@@ -59,7 +59,8 @@ class HeadFit:
         by_step = config_context(enable_metadata_routing=False)
         with by_step if self.weights else contextlib.nullcontext():
             best = self._chosen(X, y) if self.tune else {}
-            fit_head(self.estimator.set_params(**deepcopy(best)), X, y, **self.weights)
+            settings = best or defaults_for(self.head, y)
+            fit_head(self.estimator.set_params(**deepcopy(settings)), X, y, **self.weights)
         return best
 
     def _chosen(self, X: Array, y: Array) -> dict[str, Any]:

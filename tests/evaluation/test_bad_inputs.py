@@ -5,6 +5,7 @@ import pytest
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
+from featbank import make_head
 from featbank.errors import EvaluationError, HeadError
 from featbank.evaluation import cross_validate, fit_final
 
@@ -44,7 +45,7 @@ def test_heads_of_the_spread_in_classes_choose_nothing_from_one_image_each(head)
 
 
 def test_neighbours_are_no_more_than_the_images():
-    few = cross_validate(X[:6], Y[:6], "knn", tune=False, cv=2)["knn"]
+    few = cross_validate(X[:6], Y[:6], make_head("knn"), tune=False, cv=2)["KNeighborsClassifier"]
     assert any("fewer images than neighbours" in note for note in few.notes)
     same = cross_validate(X[:6], Y[:6], "knn", params={"n_neighbors": 3}, cv=2)["knn"]
     np.testing.assert_array_equal(few.confusion, same.confusion)

@@ -112,3 +112,26 @@ def test_two_classes_give_two_columns_of_scores(name):
 def test_scaling_keeps_float32():
     assert make_head("logreg").fit(X32, Y)[0].transform(X32).dtype == np.float32
     assert make_head("logreg").fit(X32, Y)[-1].coef_.dtype == np.float32
+
+
+def test_defaults_for_two_images_a_class_are_better_than_those_for_many():
+    from featbank.estimator import TransferClassifier
+    from featbank.evaluation import fit_final
+
+    random = np.random.default_rng(0)
+    means = random.normal(size=(6, 20))
+    y = np.tile(np.arange(6), 60)
+    X = means[y] + 0.8 * random.normal(size=(360, 20))
+    for head, key, few in (("knn", "n_neighbors", 1), ("lda", "shrinkage", 0.9)):
+        own = getattr(make_head(head)[-1], key)
+        for images, wanted in ((12, few), (60, own)):
+            fitted = fit_final(X[:images], y[:images], head, tune=False).estimator
+            assert getattr(fitted[-1], key) == wanted
+            same = TransferClassifier("precomputed", head).fit(X[:images], y[:images])
+            assert getattr(same.head_[-1], key) == wanted
+        before = make_head(head).fit(X[:12], y[:12]).score(X[60:], y[60:])
+        after = fit_final(X[:12], y[:12], head, tune=False).estimator.score(X[60:], y[60:])
+        assert after > before
+        params = {key: own}
+        kept = fit_final(X[:12], y[:12], head, tune=False, params=params).estimator
+        assert getattr(kept[-1], key) == own
