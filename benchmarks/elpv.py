@@ -1,4 +1,4 @@
-"""Claim: frozen features reach the accuracy published for fine-tuned networks on these solar cells.
+"""Claim: frozen features exceed the accuracy published for fine-tuned networks on solar cells.
 
 The published protocol on the 2,624 cells of elpv-dataset (Deitsch et al. 2019,
 doi:10.1016/j.solener.2019.02.067, arXiv:1807.02894): a cell is defective where its probability is
