@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/heads_quality.py --quick
 	$(BIN)/python benchmarks/defaults.py --quick
 	$(BIN)/python benchmarks/leakage.py
+	$(BIN)/python benchmarks/coverage.py --quick
 	$(BIN)/python benchmarks/mlp.py --rounds 2
 	$(BIN)/python benchmarks/elpv.py --quick --bank demo/elpv
 
