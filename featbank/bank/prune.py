@@ -145,6 +145,8 @@ def prune(
     with bank.alone():
         # A pruning that was killed may have given names, and not have come to syncing them.
         durable.fs.sync_directory(bank.path)
+        for known in bank.recipes:  # of rows that are there twice, one must be on the disk
+            bank.settle(known.recipe)
         plan, pruned = _planned(bank, words, names)
         if names:  # first: features that nothing names can be pruned later
             bank.revise(lambda index, described: ((), ()), remove=names)
@@ -283,7 +285,6 @@ def _carry_out(bank: Bank, plan: _Plan) -> None:
     """Seal what stays, then remove the old shards, then the recipes that are empty."""
     sealed = set()  # one of them may stand there already, from a pruning that was cut short
     for known, changes, _ in plan:
-        bank.settle(known.recipe)  # rows that are there twice must be on the disk, one of them
         for change in changes:
             if change.stays.any():
                 shard = change.shard

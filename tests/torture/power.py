@@ -301,6 +301,7 @@ KINDS = (
     "bank's folder by write_file",
     "bank's folder by mark",
     "bank's folder by repair",
+    "bank's folder by prune",
     "bank.json by write_file",
     "sources.json by write_file",
     "index.h5 by write_file",
