@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -89,8 +88,8 @@ def _task(estimator: Any, X: Array, y: Array, fit_params: dict[str, Any]) -> Tas
     """
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     if type(last).__name__ in ("LogisticRegression", "LinearSVC"):
-        sound = isinstance(last.C, Real) and 0 < last.C < np.inf
-        sound = sound and isinstance(last.max_iter, Integral) and last.max_iter > 0
+        sound = isinstance(last.C, int | float | np.number) and 0 < last.C < np.inf
+        sound = sound and isinstance(last.max_iter, int | np.integer) and last.max_iter > 0
         if not sound or last.tol != type(last)().tol:
             return None
     rows = np.arange(len(X))
