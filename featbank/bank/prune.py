@@ -273,12 +273,8 @@ def _forget(bank: Bank, fingerprints: set[str]) -> None:
             for part in expecting(index)
         ], []
 
-    if not fingerprints:
-        return
-    if expecting(bank.index):
+    if fingerprints and expecting(bank.index):
         bank.revise(change)
-    else:  # a pruning that was cut short may have written so, and not have come to syncing it
-        durable.fs.sync_directory(bank.path)
 
 
 def _carry_out(bank: Bank, plan: _Plan) -> None:
