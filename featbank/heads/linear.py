@@ -55,7 +55,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating[Any]]
 """float32, or float64 where the features are."""
 
-TOLERANCE = 1e-8
+TOLERANCE = 5e-7
 """Of the objective, in units of scikit-learn's scaled one: mean loss plus penalty over n C."""
 
 MOST_ITERATIONS = 500
