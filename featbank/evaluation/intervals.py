@@ -42,7 +42,7 @@ RESAMPLES = 1000
 ROUNDING = 1e-12  # of an interval without width
 
 LONE = 1.2
-"""What the error of folds without repeats is widened by, from ``benchmarks/coverage.py``."""
+"""Factor on the error of folds that are drawn once; chosen so that simulated intervals cover 95 %."""
 
 FEW = 20
 """Groups from which their number no longer matters much to an interval."""
@@ -182,10 +182,10 @@ class Effects:
 
     The variance is that of one pass over the units: squared effects, each unit's rows together,
     add up over units. Repeats average away the luck of the folds, but bring no new images, so that
-    a unit that is scored in m passes counts m times the sum of its squares. This reaches 95 % where
-    Nadeau and Bengio's correction is 1.5 to 2 times too wide over five folds and too narrow over
-    many repeats; see ``benchmarks/coverage.py``. Five folds without repeats owe some of their score
-    to the folds' luck: their error is widened by `LONE`.
+    a unit that is scored in m passes counts m times the sum of its squares. Coverage is near 95 %,
+    where Nadeau and Bengio's correction is 1.5 to 2 times too wide over five folds and too narrow
+    over many repeats; see ``benchmarks/coverage.py``. Folds that are drawn once add luck of their
+    own: their error is widened by `LONE`.
 
     Metrics that are shares have Wilson's interval, with the number of trials that has this variance
     (Kish's effective number); others Student's t.
