@@ -62,7 +62,7 @@ def test_flowers_are_trained_in_two_phases_and_named(tmp_path: Path) -> None:
     told = run(tmp_path, "flowers102.py", *words, data="flowers")
     assert "18 predictions in flowers102.csv" in told
     rows = [line.split(",") for line in (tmp_path / "flowers102.csv").read_text().splitlines()]
-    assert rows[0] == ["file_name", "id"]
+    assert rows[0] == ["path", "label", "probability", "status"]
     assert {row[1] for row in rows[1:]} <= {"aster", "buttercup", "clover"}
     assert (tmp_path / "range_test.png").stat().st_size > 1000
     assert (tmp_path / "flowers102.png").stat().st_size > 1000

@@ -42,7 +42,7 @@ RESAMPLES = 1000
 ROUNDING = 1e-12  # of an interval without width
 
 LONE = 1.2
-"""Factor on the error of folds that are drawn once; chosen so that simulated intervals cover 95 %."""
+"""Factor on the error of folds that are drawn once, chosen by simulated coverage."""
 
 FEW = 20
 """Groups from which their number no longer matters much to an interval."""

@@ -31,8 +31,8 @@ class NearestCentroid(neighbors.NearestCentroid):
 
     Examples
     --------
-    >>> X = np.array([[0.0, 0.0], [2.0, 0.0], [3.0, 1.0], [5.0, 1.0]])
-    >>> NearestCentroid().fit(X, [0, 0, 1, 1]).decision_function([[1.0, 0.0], [4.0, 1.0]])
+    >>> X = np.array([[0.0, 0.0], [2.0, 2.0], [3.0, 1.0], [5.0, 3.0]])
+    >>> NearestCentroid().fit(X, [0, 0, 1, 1]).decision_function([[1.0, 1.0], [4.0, 2.0]])
     array([-5.,  5.])
     """
 

@@ -58,7 +58,7 @@ def test_from_a_mixed_folder_to_a_table_of_predictions(tmp_path: Path) -> None:
     assert "3 predictions in out.csv" in told.err
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ["NEW/000.png", "NEW/001.png", "NEW/002.png"]
+    assert [row["path"] for row in rows] == ["NEW/a/000.png", "NEW/b/001.png", "NEW/c/002.png"]
     assert {row["label"] for row in rows} <= {"a", "b", "c"}
 
     again = shell(*extract, cwd=tmp_path).json

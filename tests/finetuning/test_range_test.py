@@ -286,7 +286,7 @@ def found_by(**words):
     rng = np.random.default_rng(0)
     pixels = rng.normal(128, 20, (18, 40, 40, 3))
     y = np.arange(18) % 2
-    pixels[y == 1, :, :20] += 60
+    pixels[y == 1, :, :20] += 30
     settings = FineTuneSettings(
         **{"optimizer": "sgd", "batch_size": 6, "unfreeze": "head", "augment": "light"} | words
     )

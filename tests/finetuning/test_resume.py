@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     write = durable.write_file
 
     def full(path: Any, data: Any) -> None:
-        if "-2" in str(path):
+        if "-2" in Path(path).name:
             raise OSError(28, "No space left on device")
         write(path, data)
 

@@ -95,7 +95,7 @@ def test_the_header_says_what_other_parts_read(saved: Path) -> None:
     header, _ = described(saved)
     text = json.loads(header["__metadata__"]["featbank"])
 
-    assert text["format"] == 1
+    assert text["format"] == 2
     assert (text["model"], text["source"]) == ("squeezenet1_1", "torchvision")
     assert text["head"] == {"path": "classifier.1", "hidden": [], "dropout": 0.0}
     assert text["preprocess"]["crop"] == [64, 64]
