@@ -43,7 +43,8 @@ def info(*, bank: str, errors: bool, as_json: bool) -> None:
             f"{shown(found.unfinished)}",
             err=True,
         )
-    copies = f" ({found.copies} copies)" if found.copies else ""
+    noun = "copy" if found.copies == 1 else "copies"
+    copies = f" ({found.copies} {noun})" if found.copies else ""
     click.echo(
         f"{found.images} images{copies}, {found.labelled} labelled, {len(found.classes)} classes, "
         f"{len(found.errors)} not readable"

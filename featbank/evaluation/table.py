@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -88,11 +89,18 @@ def _chosen(result: EvaluationResult) -> str:
     """Return the block of seconds and of the settings that were chosen."""
     rows = [["head", "seconds", "chosen"]]
     for head in result.heads:
-        settings = [f"{k.rpartition('__')[2]}={v}" for k, v in head.best_params.items()]
+        settings = [_setting(key, value) for key, value in head.best_params.items()]
         rows.append([head.head, f"{head.seconds:.1f}", ", ".join(settings)])
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
     return "\n".join(aligned(rows, left={0, 2}))
+
+
+def _setting(key: str, value: Any) -> str:
+    """Return a setting as text; a choice between scalers as what it does to columns."""
+    if key == "standardscaler":
+        return f"standardise={'yes' if value.with_std else 'no'}"
+    return f"{key.rpartition('__')[2]}={value}"
 
 
 def _learned(head: HeadResult, name: str) -> list[float]:

@@ -456,3 +456,10 @@ def test_a_class_that_is_never_predicted_is_named():
     assert [str(c) in note for c in classes] == [c not in predicted for c in range(len(classes))]
     every = cross_validate(X, NAMES, "logreg").heads[0].notes
     assert not any("never predicted" in note for note in every)
+
+
+def test_the_table_says_in_words_whether_an_svm_standardises():
+    X, y = load_digits(n_class=2, return_X_y=True)
+    table = cross_validate(X, y, "svm").table()
+    assert "standardise=yes" in table or "standardise=no" in table
+    assert "StandardScaler(" not in table
