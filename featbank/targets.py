@@ -28,7 +28,7 @@ def prepare_target(path: str | os.PathLike[str]) -> str:
         raise DataError(f"{path!r} names no file; name one.")
     if os.path.exists(path) and (not os.path.isfile(path) or path.startswith("/dev/")):
         what = "a folder" if os.path.isdir(path) else "no plain file"
-        raise DataError(f"{path} is {what}; name a file, which is written anew.")
+        raise DataError(f"{path} is {what}; name a file instead; an existing one is replaced.")
     folder = os.path.dirname(path) or "."
     try:
         durable.make_directory(folder)

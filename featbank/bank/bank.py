@@ -339,7 +339,7 @@ class Bank:
         spec : str
             As `featbank.fit` was given it: ``random:70/15/15``.
         label : str
-            What it was stratified by, as `featbank info` lists it.
+            Label column that stratified the split, as `featbank info` lists it.
         random_state : int
             The seed that it was made with.
 

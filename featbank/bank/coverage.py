@@ -171,7 +171,7 @@ def quarantined(bank: Bank, slug: str) -> list[Shard | None]:
 
 
 def glimpse(path: str) -> Shard | None:
-    """Return what a damaged shard says of itself, if it can still be read and is no link."""
+    """Return the header of a damaged shard, if it can still be read and is no link."""
     with contextlib.suppress(FeatbankError, OSError):
         open_regular(path, follow=False).close()
         return read_shard(path)

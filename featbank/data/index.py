@@ -361,7 +361,7 @@ class StoredSplit:
 
     @property
     def title(self) -> tuple[str, int, str]:
-        """What it is asked for by."""
+        """Key of the split."""
         return self.spec, self.seed, self.label
 
     def splits(self) -> dict[bytes, str]:

@@ -86,7 +86,7 @@ def cross_validate(
         Number of stratified folds (5; fewer where a class is smaller), or the share of each class
         that is held out in each repeat.
     repeats : int or None, default=1
-        Times that the folds are drawn anew. None is 5 where that is cheap, else 1: no `cv` or
+        Number of times that the folds are drawn. None is 5 where that is cheap, else 1: no `cv` or
         `splits` are given, all heads are built-in ones other than mlp and lda, and features times
         heads are at most a million numbers. `featbank.fit` has None as its default.
     splits : sequence of {"train", "valid", "test", "fold<i>", None}, optional

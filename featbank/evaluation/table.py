@@ -97,7 +97,7 @@ def _chosen(result: EvaluationResult) -> str:
 
 
 def _setting(key: str, value: Any) -> str:
-    """Return a setting as text; a choice between scalers as what it does to columns."""
+    """Return a setting as text; that of a scaler says whether columns are standardised."""
     if key == "standardscaler":
         return f"standardise={'yes' if value.with_std else 'no'}"
     return f"{key.rpartition('__')[2]}={value}"

@@ -417,7 +417,7 @@ Parameters are in the order of `sklearn.model_selection.ParameterGrid`: sorted b
 
 
 _LINEAR = ("LogisticRegression", "LinearSVC", "RidgeClassifier")
-"""Paths that share one matrix of features between folds, which each fold may standardise anew."""
+"""Paths that share one matrix of features between folds, which each fold may standardise."""
 
 
 def _is_plain(last: Any, grid: dict[str, list[Any]]) -> bool:

@@ -46,7 +46,7 @@ def named_images(
     DataError
         There are no images, no image of a table exists, or an option has no table to apply to.
     """
-    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    pandas = sys.modules.get("pandas")  # a DataFrame exists only once pandas is imported
     if pandas is not None and isinstance(images, pandas.DataFrame):
         _, table = read_sequence(images, None, columns or {})
         return _listed(table, "." if root is None else root, "the DataFrame")

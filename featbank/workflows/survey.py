@@ -156,7 +156,7 @@ def survey(
 ) -> tuple[list[Surveyed], list[Rows]]:
     """Scan sources and plan what is to be read; also return what the bank has of each column.
 
-    Whoever has read the bank's `index` already can give it. A source that one of `replacing` moved
+    A caller that has read the bank's `index` can pass it. A source that one of `replacing` moved
     to takes its place.
     """
     if index is None and bank is not None:
@@ -182,7 +182,7 @@ def survey(
             before = index.sources[source.name]
         if recipe is not None:
             if before is not None and bank is not None and recipe.fingerprint not in now.requested:
-                # An older version indexed it: what it has was asked for.
+                # Indexed by an older version: assume that its columns are the requested ones.
                 now = now.requesting(recipe.fingerprint, columns_of(bank, recipe, before))
             now = now.requesting(recipe.fingerprint, names)
         sniffed = look_inside(root, listing.ignored, now.sniffed)

@@ -116,7 +116,7 @@ class HeadCurve:
             return " ".join([*said, f"A law needs {LEAST_POINTS} sizes of draw."])
         top, gain = self.points[-1].labels, self.next_gain
         said.append(
-            f"The next ({top} to {2 * top}) should bring {points(gain)} if the law goes on to hold:"
+            f"The next ({top} to {2 * top}) should bring {points(gain)} if the law holds:"
         )
         worth = f"{100 * self.worth:g} point" + "s" * (self.worth != 0.01)
         if self.verdict == "open":
