@@ -19,15 +19,17 @@ CLASSES = ("ant", "bee", "cat", "dog")
 @pytest.mark.parametrize("head", ["logreg", "svm", "linear-svm", "ridge", "knn", "centroid", "lda"])
 def test_it_is_one_vs_rest_around_the_whole_head(head):
     ours = one_vs_rest(make_head(head, random_state=0), CLASSES).fit(X, Y)
-    solver = {"tol": 1e-10, "max_iter": 10**5} if head in ("logreg", "linear-svm") else {}
+    solved = head in ("logreg", "linear-svm")  # by our solver, to its tolerance
+    solver = {"tol": 1e-10, "max_iter": 10**5} if solved else {}
+    near = 1e-3 if solved else 1e-4
     theirs = OneVsRestClassifier(make_head(head, random_state=0, **solver)).fit(X, Y)
     assert np.array_equal(ours.predict(X), theirs.predict(X))
     assert list(ours.classes_) == list(CLASSES)
     if hasattr(theirs, "decision_function") and head != "knn":
-        assert np.allclose(ours.decision_function(X), theirs.decision_function(X), atol=1e-4)
+        assert np.allclose(ours.decision_function(X), theirs.decision_function(X), atol=near)
     assert hasattr(ours, "predict_proba") == hasattr(theirs, "predict_proba")
     if hasattr(ours, "predict_proba"):
-        assert np.allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
+        assert np.allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=near)
 
 
 def test_weights_reach_each_labels_classifier():
