@@ -75,7 +75,7 @@ ROWS = [
     Row("logreg-10", "logreg", TEN_C, 10_000, 2048, 10, 4),
     Row("logreg-45", "logreg", MANY_C, 10_000, 2048, 10, 8, measured=1),
     Row("logreg-10-two", "logreg", TEN_C, 10_000, 2048, 2, 4, measured=1),
-    Row("logreg-10-hundred", "logreg", TEN_C, 10_000, 2048, 100, 4, measured=1),
+    Row("logreg-10-hundred", "logreg", TEN_C, 10_000, 2048, 100, 3, measured=1),
     Row("logreg-45-hundred", "logreg", MANY_C, 10_000, 2048, 100, 8, measured=1),
     Row("logreg-10-50000", "logreg", TEN_C, 50_000, 2048, 10, 4, measured=1),
 ]
