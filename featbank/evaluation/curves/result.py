@@ -115,9 +115,7 @@ class HeadCurve:
         if self.law is None or self.next_gain is None or self.pays_until is None:
             return " ".join([*said, f"A law needs {LEAST_POINTS} sizes of draw."])
         top, gain = self.points[-1].labels, self.next_gain
-        said.append(
-            f"The next ({top} to {2 * top}) should bring {points(gain)} if the law holds:"
-        )
+        said.append(f"The next ({top} to {2 * top}) should bring {points(gain)} if the law holds:")
         worth = f"{100 * self.worth:g} point" + "s" * (self.worth != 0.01)
         if self.verdict == "open":
             said.append(f"whether it is worth {worth} can't be told from these draws.")
