@@ -16,7 +16,7 @@ from featbank.evaluation.inputs import Inputs
 from featbank.evaluation.intervals import Estimate, Judged, estimates, few_groups
 from featbank.evaluation.metrics import CALIBRATION, METRICS, Meter
 from featbank.evaluation.multilabel.meter import LabelMeter
-from featbank.evaluation.plan import Part, Plan, ratio_of
+from featbank.evaluation.plan import Part, Plan
 from featbank.evaluation.result import (
     EvaluationResult,
     HeadResult,
@@ -197,7 +197,6 @@ def evaluation_result(
         near_duplicates=data.near and data.near.spread(data.rows, n),
         class_sizes=tuple(np.bincount(data.codes).tolist()),
         repeats=repeats,
-        ratio=ratio_of(made.parts),
         random_state=seed,
         metric_weight=weighted_by(data),
     )

@@ -235,8 +235,6 @@ class EvaluationResult:
     class_sizes : tuple of int
         Labelled rows of each class.
     repeats : int
-    ratio : float
-        Rows scored on over rows learned from, the mean over folds.
     random_state : int
     metric_weight : str or None
         What every metric is weighted by: the name of a column, or "metric_weight".
@@ -253,7 +251,6 @@ class EvaluationResult:
     near_duplicates: NearDuplicates | None = None
     class_sizes: tuple[int, ...] = ()
     repeats: int = 1
-    ratio: float = 0.0
     random_state: int = 0
     metric_weight: str | None = None
 
@@ -314,14 +311,20 @@ class EvaluationResult:
 
         return choose(self.heads, self.criterion, seed=self.random_state)
 
+    @property
+    def _compared(self) -> list[str]:
+        """Metrics by which heads are compared: those that all of them have."""
+        from featbank.evaluation.comparison import COMPARED
+
+        return [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
+
     @cached_property
     def differences(self) -> dict[str, dict[str, Estimate]]:
         """Of each head but the best: by how much its metrics are above those of the best."""
-        from featbank.evaluation.comparison import COMPARED, differences
+        from featbank.evaluation.comparison import differences
 
-        shared = [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
         others = (head for head in self.heads if head is not self.best)
-        return {head.head: differences(head, self.best, shared) for head in others}
+        return {head.head: differences(head, self.best, self._compared) for head in others}
 
     @cached_property
     def p_values(self) -> dict[str, dict[str, float]]:
@@ -329,10 +332,9 @@ class EvaluationResult:
 
         See `featbank.evaluation.comparison.adjusted`.
         """
-        from featbank.evaluation.comparison import COMPARED, adjusted
+        from featbank.evaluation.comparison import adjusted
 
-        shared = [name for name in COMPARED if all(name in head.metrics for head in self.heads)]
-        return adjusted(self.heads, self.best.head, shared)
+        return adjusted(self.heads, self.best.head, self._compared)
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, float]]:

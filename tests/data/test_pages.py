@@ -19,7 +19,7 @@ from featbank.errors import ImageError
 from tests.data.files import encode, gradient
 
 
-def frames() -> list[Image.Image]:  # anew: saving leaves its settings in an image
+def frames() -> list[Image.Image]:  # new ones: saving leaves its settings in an image
     return [Image.fromarray(np.roll(gradient(), 5 * i, axis=0)) for i in range(3)]
 
 

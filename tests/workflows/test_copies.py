@@ -1,4 +1,4 @@
-"""Images with the same bytes and label count once, whatever is done with them."""
+"""Images with the same bytes and label count once in every workflow."""
 
 from __future__ import annotations
 

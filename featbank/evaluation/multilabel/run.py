@@ -25,7 +25,7 @@ from featbank.evaluation.multilabel.result import LabelHeadResult, LabelResult
 from featbank.evaluation.multilabel.sets import label_sets
 from featbank.evaluation.neighbours import NearDuplicates
 from featbank.evaluation.parallel import Progress, run
-from featbank.evaluation.plan import Fold, Part, Plan, ratio_of
+from featbank.evaluation.plan import Fold, Part, Plan
 from featbank.evaluation.result import Predictions
 from featbank.heads.sweep import COARSE, best_of, grid_search, sweep
 from featbank.heads.weights import by_step, checked_weights
@@ -119,7 +119,6 @@ def cross_validate_sets(
         near_duplicates=inputs.near and inputs.near.spread(inputs.rows, len(X)),
         class_sizes=tuple(int(n) for n in data.indicator[rows].sum(axis=0)),
         repeats=repeats,
-        ratio=ratio_of(made.parts),
         random_state=seed,
         metric_weight=weighted_by(inputs),
     )
